@@ -491,8 +491,8 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         inner_kwargs["device"] = torch.device("cpu") if _is_ours(asked) else asked
     out = func(*inner_args, **inner_kwargs)
     for tensor in written:
-        if isinstance(tensor, DeviceTensor) and tensor._inner.shape != tensor.shape:
-            raise NotImplementedError(f"Pretended CUDA: {func} changes a shape in place")
+        if isinstance(tensor, DeviceTensor) and tensor._inner.shape != tensor.shape:  # such as unsqueeze_
+            _raw_data.__set__(tensor, DeviceTensor(tensor._inner, tensor._memory))
     if not (_is_ours(asked) if asked is not None else ours):
         return out  # such as zeros_like(x, device="cpu")
     known = {id(tensor._inner): tensor for tensor in ours}

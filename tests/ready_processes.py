@@ -17,6 +17,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -37,6 +38,9 @@ _CONTEXT.set_forkserver_preload(
         "matplotlib.backends.backend_svg",
     ]
 )
+
+_PRETENDING = ExitStack()
+"""What a process believes until it ends: nobody held, a generator's context would end at once."""
 
 
 class ReadyProcess:
@@ -127,16 +131,16 @@ def _begin(
     os.environ.update(environment)
     sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     _speak_to(said)
-    _as_the_tests_do()
+    pretend_as_the_tests_do()
     function(*arguments)
 
 
-def _as_the_tests_do() -> None:
-    """Pretend where the tests that started it do, as all processes of a machine find its GPU."""
+def pretend_as_the_tests_do() -> None:
+    """Pretend where the tests that started this process do, as all processes of a machine find its GPU."""
     if "PRETEND_CUDA" in os.environ:
         from tests.pretended_cuda import pretend_cuda
 
-        pretend_cuda().__enter__()  # until the process ends
+        _PRETENDING.enter_context(pretend_cuda())
 
 
 def _speak_to(folder: str) -> None:
@@ -171,5 +175,5 @@ def _run_rank(said: str, folder: Path, environment: Mapping[str, str], *argument
     torch.set_num_threads(1)  # as torchrun does
     os.chdir(folder)
     _speak_to(said)
-    _as_the_tests_do()
+    pretend_as_the_tests_do()
     _run_python(*arguments)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.pretended_cuda import DeviceError, pretend_cuda
+from tests.ready_processes import run
 
 
 def trained(device, steps=4, autocast=False):
@@ -296,6 +297,21 @@ def test_resizing_with_antialiasing_takes_no_bytes_there(pretended_cuda):
     with pytest.raises(NotImplementedError, match="Byte"):
         F.interpolate(bytes_there, size=4, mode="bilinear", antialias=True)
     F.interpolate(bytes_there.float(), size=4, mode="bilinear", antialias=True)
+
+
+def test_processes_that_tests_start_pretend_until_they_end(monkeypatch):
+    monkeypatch.setenv("PRETEND_CUDA", "yes")
+    code = "import gc, torch; gc.collect(); print(torch.cuda.is_available(), torch.ones(2, device='cuda').device)"
+    assert run("-c", code, check=True).stdout == "True cuda:0\n"
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_shape_changes_in_place(pretended_cuda, inference):
+    with torch.inference_mode(inference):
+        tensor = torch.arange(6.0, device="cuda").view(2, 3)
+        assert tensor.unsqueeze_(0) is tensor
+        assert tensor.shape == (1, 2, 3)
+        assert (2 * tensor.squeeze_(0).t_()).tolist() == [[0.0, 6.0], [2.0, 8.0], [4.0, 10.0]]
 
 
 def test_nothing_is_pretended_afterwards(request):

@@ -64,6 +64,8 @@ class ImageRequest(NamedTuple):
     remark : callable, optional
         Height and width of the image -> what there is to say of that, empty where nothing; counted with what is said
         of the file.
+    renderings : int
+        Rows that `render` gives, for who puts images of several requests into one batch before they are rendered.
     """
 
     location: str
@@ -71,6 +73,7 @@ class ImageRequest(NamedTuple):
     reading: Reading = PLAIN
     remark: Callable[[int, int], str] | None = None
     views: RequestedViews | None = None
+    renderings: int = 1
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,8 @@ class Extractor:
         def render(image: Tensor) -> Tensor:
             return stack_pixels([self._view(image, key, view) for view in views])
 
-        return ImageRequest(location, render, self.reading, self._remark, self._requested(views, key))
+        requested = self._requested(views, key)
+        return ImageRequest(location, render, self.reading, self._remark, requested, len(views))
 
     def evaluation_requests(self, locations: Iterable[str]) -> Iterable[ImageRequest]:
         """Return requests for the evaluation view, [3, S, S], of images."""

@@ -23,7 +23,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -83,9 +82,7 @@ def on_gpu(
             return _read(*numbered, cpu_decoders)
 
         with (
-            closing(
-                prefetch_map(read, _parts(requests, max(batch_size // renderings, 1)), pool=readers, ahead=_READ_AHEAD)
-            ) as encoded,
+            closing(prefetch_map(read, _parts(requests, batch_size), pool=readers, ahead=_READ_AHEAD)) as encoded,
             closing(prefetch_map(decode, encoded, pool=decoder, ahead=_DECODED_AHEAD)) as decoded,
         ):
             for part in decoded:
@@ -97,12 +94,18 @@ def on_gpu(
                 yield launched.popleft()()
 
 
-def _parts(requests: Iterable[ImageRequest], size: int) -> Iterator[tuple[int, list[ImageRequest]]]:
-    remaining = iter(requests)
-    first = 0
-    while part := list(islice(remaining, size)):
+def _parts(requests: Iterable[ImageRequest], batch_size: int) -> Iterator[tuple[int, list[ImageRequest]]]:
+    """Yield the requests in parts of as many renderings as fit into a batch, each with the number of its first."""
+    part: list[ImageRequest] = []
+    first = rows = 0
+    for request in requests:
+        if part and rows + request.renderings > batch_size:
+            yield first, part
+            first, part, rows = first + len(part), [], 0
+        part.append(request)
+        rows += request.renderings
+    if part:
         yield first, part
-        first += len(part)
 
 
 class _Streams:

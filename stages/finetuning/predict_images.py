@@ -45,7 +45,7 @@ def _requests(
     mirrored = renderings.mirrored
     views = None if mirrored is None else RequestedViews(renderings.preprocessing, mirrored)
     for location in locations:
-        yield ImageRequest(location, renderings, extractor.reading, views=views)
+        yield ImageRequest(location, renderings, extractor.reading, views=views, renderings=renderings.count)
 
 
 def iter_predictions(

@@ -31,6 +31,7 @@ from stages.fitting.scores import early_stop_margin, fold_scores, selection_scor
 from stages.fitting.standardize import ScaledRows, Scaling
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
+from stages.runtime.device import free_memory
 from stages.runtime.threads import one_thread_per_fit, single_thread_pool, usable_cores
 from stages.tasks.base import Task
 from stages.tasks.temperature import fit_temperature
@@ -44,7 +45,8 @@ _SHARED_FROM = 8_000_000
 
 
 FITTING_BYTES = 1 << 30
-"""Most bytes of features in float32 that are fitted side by side for probabilities, unless one fold takes more."""
+"""Most bytes of features in float32 that are fitted side by side, unless one fold takes more; in a search more, where
+more is free."""
 
 
 _KEPT_BYTES = 256 << 20
@@ -267,9 +269,10 @@ class HostFits:
 
     def out_of_fold(self, settings: Sequence[Setting], folds: Sequence[Fold]) -> list[NDArray[np.float32]]:
         """Return the scores of the rows that each fold leaves out."""
+        jobs = _jobs(self.rows, [self.labels[fitted] for fitted, _ in folds], len(folds))
         with one_thread_per_fit():
             return list(
-                Parallel(n_jobs=-1, prefer="threads")(
+                Parallel(n_jobs=jobs, prefer="threads")(
                     delayed(_out_of_fold)(self.grid.make, setting, self.rows, self.labels, *fold)
                     for setting, fold in zip(settings, folds, strict=True)
                 )
@@ -410,9 +413,7 @@ def cross_validate(
     def margins_of(plan: CVPlan) -> tuple[list[list[NDArray[np.float32]]], NDArray[np.float64]]:
         """Return the margins of each candidate out of each fold, and their scores, [candidates, folds]."""
         folds = plan.splits
-        # each fit copies its rows: on many cores no more go side by side than there is room for
-        largest = rows[:1].nbytes * max(len(labels[fitted]) for fitted, _ in folds)
-        jobs = -1 if usable_cores() * largest <= FITTING_BYTES else max(FITTING_BYTES // largest, 1)
+        jobs = _jobs(rows, [labels[fitted] for fitted, _ in folds], len(candidates) * len(folds))
         with one_thread_per_fit():
             heads = Parallel(n_jobs=jobs, prefer="threads")(
                 delayed(_fit_estimator)(make, candidate, rows, labels, width, fitted=fitted)
@@ -647,6 +648,23 @@ def refit_best(
     return HeadFit(*heads, settings, search_result.candidates), margins
 
 
+def _jobs(rows: NDArray[np.float32], fitted: Sequence[NDArray[Any]], count: int) -> int:
+    """Return how many of `count` fits joblib has go side by side; -1, as many as there are cores, where there is room.
+
+    Each fit copies its rows. Many cores with little memory, as a process may be given of a large machine, would be out
+    of it where few are not: unless one takes more, they take half of what is free, or `FITTING_BYTES` if that is more.
+
+    Parameters
+    ----------
+    rows : ndarray of float32 [n, d]
+    fitted : sequence of ndarray
+        The labels of the rows that are fitted to at a time.
+    """
+    largest = rows[:1].nbytes * max(map(len, fitted), default=0)
+    room = max(FITTING_BYTES, free_memory(torch.device("cpu")) // 2)
+    return -1 if min(usable_cores(), count) * largest <= room else max(room // largest, 1)
+
+
 def threads_for(rows: NDArray[np.float32]) -> AbstractContextManager[None]:
     """Fit on one thread where the products are too small to be shared."""
     return nullcontext() if rows.size >= _SHARED_FROM else one_thread_per_fit()
@@ -666,9 +684,10 @@ def _cross_validated(
     paths = {(scaling, fold): FoldPath(scaling) for scaling in grid.scalings for fold in folds}
     means: dict[Scaling, list[float]] = {}
     unfinished = list(paths)
+    jobs = _jobs(rows, [labels[fitted] for fitted, _ in cv.splits], len(paths))
     while unfinished:
         furthest = {scaling: max(len(paths[scaling, fold].scores) for fold in folds) for scaling in grid.scalings}
-        walked = Parallel(n_jobs=-1, prefer="threads")(
+        walked = Parallel(n_jobs=jobs, prefer="threads")(
             delayed(_fit_fold_path)(
                 grid, replace(paths[scaling, fold], least=furthest[scaling]), rows, labels, *cv.splits[fold]
             )

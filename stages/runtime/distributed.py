@@ -1,6 +1,7 @@
 """Several processes that do one job: who this one is among those that ``torchrun`` started, and how they meet.
 
-torch.distributed does it all: over gloo, which every build of torch has, and between GPUs over NCCL, as gradients are.
+torch.distributed does it all: over gloo, which every build of torch has, and over NCCL, as gradients are, where each
+process has a GPU of its own.
 """
 
 from __future__ import annotations
@@ -101,9 +102,12 @@ def process_group() -> Iterator[Rank]:
         return
     store, index, count = next(rendezvous("env://", timeout=_PATIENCE))
     store = PrefixStore(rendezvous_name(store, index, count), store)
-    torch.distributed.init_process_group(_backend(), store=store, rank=index, world_size=count, timeout=_PATIENCE)
+    rank = Rank(index, count, int(os.environ.get("LOCAL_RANK", "0")))
+    torch.distributed.init_process_group(
+        _backend(rank, store), store=store, rank=index, world_size=count, timeout=_PATIENCE
+    )
     try:
-        yield Rank(index, count, int(os.environ.get("LOCAL_RANK", "0")))
+        yield rank
     except RuntimeError as error:
         if not _says_that_a_peer_is_gone(error):
             raise
@@ -119,10 +123,17 @@ def _says_that_a_peer_is_gone(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
 
 
-def _backend() -> str:
-    """Return what carries the tensors of each kind of device."""
-    with_gpus = torch.cuda.is_available() and torch.distributed.is_nccl_available()
-    return "cpu:gloo,cuda:nccl" if with_gpus else "gloo"
+def _backend(rank: Rank, store: Any) -> str:
+    """Return what carries the tensors of each kind of device, the same in all processes.
+
+    NCCL refuses two processes on one GPU. Gloo, which goes through the CPU's memory, does not: it serves all, if one
+    machine has fewer GPUs than processes.
+    """
+    has_nccl = torch.cuda.is_available() and torch.distributed.is_nccl_available()
+    has_gpu_of_its_own = has_nccl and rank.local < torch.cuda.device_count()
+    store.set(f"gpu/{rank.index}", str(has_gpu_of_its_own))
+    answers = [store.get(f"gpu/{index}").decode() for index in range(rank.world_size)]
+    return "cpu:gloo,cuda:nccl" if all(answer == "True" for answer in answers) else "gloo"
 
 
 def rendezvous_name(store: Any, index: int, count: int) -> str:

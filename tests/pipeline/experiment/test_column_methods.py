@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -144,7 +145,8 @@ def test_an_evaluation_answers_with_columns_as_in_the_test(run, folder, capsys):
         row_of = {key: row for row, key in enumerate(again.predictions.keys.tolist())}
         rows = [row_of[key] for key in own.predictions.keys.tolist()]
         for field in ("probabilities", "target"):
-            assert (again.predictions.statistics[rows][field] == own.predictions.statistics[field]).all()
+            # products of 24 rows are rounded otherwise than of 6, more so on a GPU
+            assert np.allclose(again.predictions.statistics[rows][field], own.predictions.statistics[field], atol=1e-5)
     assert main(["evaluate", "run", "--data", "photos", "--seen", "keep", "--name", "again"]) == 1
     assert (
         "columns-ridge was trained with columns of a table, and the new samples have no area, zipcode, note: give"

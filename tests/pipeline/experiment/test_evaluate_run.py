@@ -16,7 +16,9 @@ from pipeline.experiment.evaluate_run import EvaluationOptions, default_out, eva
 from pipeline.experiment.model_store import open_model
 from pipeline.experiment.unlike_images import cached_vectors
 from pipeline.run_layout import UNLIKE
-from stages.data.manifest import Manifest
+from stages.config.data import DataConfig
+from stages.data.manifest import Manifest, load_manifest
+from stages.extraction.extract import extract
 from stages.inspection.unlike import UnlikeDetector
 from tests.photographs import photograph
 
@@ -115,7 +117,8 @@ def test_samples_unlike_the_training_images_are_counted_by_the_method_to_take(pl
     run, out = tmp_path / "run", tmp_path / "out"
     shutil.copytree(place / "run", run)
     model = choose_model(run, None, None).directory
-    _, extractor, _ = open_model(model, "cpu", cache=place / "cache")
+    _, extractor, _ = open_model(model, "auto", cache=place / "cache")
+    extract(extractor, load_manifest(DataConfig(str(place / "photos"))))
     samples = Manifest.load(run / "seed-0" / "manifest.csv")
     vectors = cached_vectors(extractor, samples.select(samples.indices("train")))
     UnlikeDetector.fit(vectors, vectors).save(model / UNLIKE)

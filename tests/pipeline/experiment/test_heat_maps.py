@@ -37,7 +37,7 @@ def activation(experiment, location, weights):
     last = [each for each in below if each.layout != "vector" and each.places > 1][-1]
     pixels = experiment.extractor.backbone.preprocessing.render(read_image(location))
     with torch.no_grad():
-        maps = graph.section(None, last)(experiment.extractor.preprocess(pixels[None]))[0]
+        maps = graph.section(None, last)(experiment.extractor.backbone.preprocessing.normalize(pixels[None]))[0]
     return torch.einsum("chw,c->hw", maps, weights).clamp(min=0), pixels
 
 

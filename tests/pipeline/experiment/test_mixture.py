@@ -39,7 +39,7 @@ def answers(result):
 
 def predicted(model, photographs, result):
     """What the folder of a method says of the test images."""
-    classified, unreadable = predict_images(model, [photographs], "cpu")
+    classified, unreadable = predict_images(model, [photographs], "auto")
     assert not unreadable
     said = {prediction.location: prediction.activated for prediction in classified}
     return np.stack([said[location] for location in result.predictions.locations])
@@ -122,7 +122,7 @@ def test_the_command_leaves_it_in_the_first_run_and_evaluate_takes_it(runs, phot
     assert (first / "report.html").exists()
     assert main(["ensemble", str(first), str(second), "--members", "linear-ridge"]) == 0
     assert "already made" in capsys.readouterr().out
-    method = ["--method", "ensemble-mixed", "--device", "cpu"]
+    method = ["--method", "ensemble-mixed"]
     table = tmp_path / "predicted.csv"
     assert main(["predict", str(first), str(photographs), *method, "--out", str(table)]) == 0
     said = capsys.readouterr().out

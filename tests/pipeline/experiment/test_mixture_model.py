@@ -35,7 +35,7 @@ def mixture(trained_runs, tmp_path):
 
 def test_heads_on_the_same_features_share_a_pass_and_answers_are_the_weighted_mean(mixture, photographs, monkeypatch):
     model, said = mixture
-    networks = open_networks(model, "cpu")
+    networks = open_networks(model, "auto")
     assert [network.extractor.backbone.preprocessing.image_size for network in networks] == [64, 32]
     assert [network.share for network in networks] == pytest.approx([0.5, 0.5])
     passes = []
@@ -44,7 +44,7 @@ def test_heads_on_the_same_features_share_a_pass_and_answers_are_the_weighted_me
     monkeypatch.setattr(
         extractor, "run_batches", lambda self, *rest: passes.append(self.fingerprint) or run_batches(self, *rest)
     )
-    predictions, _ = predict_images(model, [photographs], "cpu")
+    predictions, _ = predict_images(model, [photographs], "auto")
     assert passes == [network.extractor.fingerprint for network in networks]
     answered = {prediction.location: prediction.activated for prediction in predictions}
     for location, mean in said.items():
@@ -56,23 +56,23 @@ def test_an_image_that_cannot_be_read_is_told_once_and_the_others_keep_their_ans
     for number, location in enumerate(said):
         shutil.copyfile(location, tmp_path / f"{number}.jpg")
     (tmp_path / "1.jpg").write_bytes(b"no image")
-    predictions, unreadable = predict_images(model, [tmp_path / f"{number}.jpg" for number in range(len(said))], "cpu")
+    predictions, unreadable = predict_images(model, [tmp_path / f"{number}.jpg" for number in range(len(said))], "auto")
     assert [location for location, _ in unreadable] == [str(tmp_path / "1.jpg")]
     kept = [mean for number, mean in enumerate(said.values()) if number != 1]
     np.testing.assert_allclose([prediction.activated for prediction in predictions], kept, atol=5e-3)
     (tmp_path / "0.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match="none of the 2 images could be read"):
-        predict_images(model, [tmp_path / "0.jpg", tmp_path / "1.jpg"], "cpu")
+        predict_images(model, [tmp_path / "0.jpg", tmp_path / "1.jpg"], "auto")
 
 
 def test_a_damaged_mixture_says_so(mixture):
     model, _ = mixture
     (model / "members" / "1" / "model.json").unlink()
     with pytest.raises(DataError, match="is not complete; make this ensemble again"):
-        open_networks(model, "cpu")
+        open_networks(model, "auto")
     (model / "members.json").write_text("{")
     with pytest.raises(DataError, match="is damaged"):
-        open_networks(model, "cpu")
+        open_networks(model, "auto")
 
 
 def test_looks_of_one_network_share_its_trunk_and_the_pass_of_the_images_alone(
@@ -86,7 +86,7 @@ def test_looks_of_one_network_share_its_trunk_and_the_pass_of_the_images_alone(
     ]
     save_members(model, members, models)
     save_card(model, replace(read_recipe(models[0]), method="ensemble", name="mixed"))
-    networks = open_networks(model, "cpu")
+    networks = open_networks(model, "auto")
     assert [network.extractor.options.mirror for network in networks] == [False, True]
     trunk = networks[0].extractor.trunk
     assert networks[1].extractor.trunk is trunk
@@ -117,7 +117,7 @@ def test_looks_of_one_network_share_its_trunk_and_the_pass_of_the_images_alone(
     of_heads = [part.result.seconds_by_stage["evaluate"] / part.result.samples["test"] for part in parts]
     below = [part.result.prediction_seconds_per_image - head for part, head in zip(parts, of_heads, strict=True)]
     assert _prediction_seconds(parts) == pytest.approx(max(below) + sum(of_heads))
-    predictions, _ = predict_images(model, [photographs], "cpu", use_cache=False)
+    predictions, _ = predict_images(model, [photographs], "auto", use_cache=False)
     said = {prediction.location: prediction.activated for prediction in predictions}
     results = [Result.load(path) for path in models]
     parts = [result.predictions.statistics["probabilities"] for result in results]
@@ -127,7 +127,7 @@ def test_looks_of_one_network_share_its_trunk_and_the_pass_of_the_images_alone(
 
 
 def test_networks_that_differ_in_what_they_see_or_compute_stay_apart(mixture, on_mirrored):
-    networks = open_networks(mixture[0], "cpu")
+    networks = open_networks(mixture[0], "auto")
     assert networks[0].extractor.trunk is not networks[1].extractor.trunk
     assert together(networks, on_mirrored.task) == networks
     assert networks[0].recipe.trunk != networks[1].recipe.trunk
@@ -141,6 +141,6 @@ def test_an_exported_mean_over_looks_holds_the_network_once(on_images_alone, on_
     model = tmp_path / "run" / "seed-0" / "ensemble-mixed"
     save_members(model, [Member(path.name, 0.5, None, "lite0", None, 64) for path in models], models)
     save_card(model, replace(read_recipe(models[0]), method="ensemble", name="mixed"))
-    both, alone = (ExportedModule(open_trained(path, "cpu")) for path in (model, models[0]))
+    both, alone = (ExportedModule(open_trained(path, "auto")) for path in (model, models[0]))
     tensors = [sum(tensor.numel() for tensor in module.state_dict().values()) for module in (both, alone)]
     assert tensors[0] < 1.05 * tensors[1]

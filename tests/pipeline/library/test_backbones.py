@@ -41,9 +41,9 @@ def test_features_are_what_the_network_makes_of_the_images_as_its_preprocessing_
     tensors = [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in PICTURES]
     for given, preprocessing in [(network, Preprocessing(SIZE, 37)), (backbone_from_module(network, EVEN), EVEN)]:
         inputs = preprocessing.normalize(torch.stack([preprocessing.render(image) for image in tensors]))
-        rows = features(PICTURES, given, image_size=SIZE)
+        rows = features(PICTURES, given, image_size=SIZE, precision="fp32")
         assert np.allclose(rows, network.features(inputs).mean((2, 3)).numpy(), atol=1e-5)
-        maps = features(PICTURES, given, "features", image_size=SIZE, pool="none")
+        maps = features(PICTURES, given, "features", image_size=SIZE, pool="none", precision="fp32")
         assert np.allclose(maps, network.features(inputs).numpy(), atol=1e-5)
 
 

@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from pipeline.library.estimators import FeatureExtractor, TransferClassifier
 from pipeline.library.functions import features
-from stages.network.graph.trunk import FrozenTrunk
+from stages.extraction.extractor import Extractor
 from stages.network.heads.attention_pool import AttentionHead
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.serialization import load_head, save_head
@@ -39,16 +39,16 @@ LABELS = np.array(list(COLOURS) * 8)
 
 @pytest.fixture
 def forwards(monkeypatch):
-    """The cut of each image that goes through a trunk."""
+    """The numbers of each row that is made of an image; a GPU calls the trunk a few times more, to record it."""
     seen = []
-    forward = FrozenTrunk.forward
+    forward = Extractor.forward_rows
 
     def counted(self, images):
         rows = forward(self, images)
         seen.extend([rows[0].shape[1]] * len(images))
         return rows
 
-    monkeypatch.setattr(FrozenTrunk, "forward", counted)
+    monkeypatch.setattr(Extractor, "forward_rows", counted)
     return seen
 
 

@@ -49,7 +49,7 @@ def test_the_module_is_the_whole_network(pictures, tuned):
     images = torch.from_numpy(np.stack(pictures[:4])).permute(0, 3, 1, 2)
     inputs = tuned.preprocess(images)
     assert inputs.shape == (4, 3, 32, 32)
-    probabilities = tuned.module(inputs).softmax(dim=1).numpy()
+    probabilities = tuned.module(inputs).softmax(dim=1).cpu().numpy()
     assert np.allclose(probabilities, tuned.predict_proba(pictures[:4]), atol=1e-5)
     names = tuned.module.state_dict()
     assert any(name.startswith("frozen.") for name in names)

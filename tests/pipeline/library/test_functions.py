@@ -22,9 +22,8 @@ from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.data.manifest import load_manifest
 from stages.extraction.extract import extract
-from stages.extraction.extractor import build_extractor
+from stages.extraction.extractor import Extractor, build_extractor
 from stages.extraction.read_features import read_features
-from stages.network.graph.trunk import FrozenTrunk
 
 SIZE = 64
 
@@ -64,10 +63,10 @@ def expected(files):
 
 @pytest.fixture
 def forwards(monkeypatch):
-    """The number of images in each call of a trunk."""
+    """The number of images in each batch that rows are made of; a GPU calls the trunk a few times more, to record it."""
     seen = []
-    forward = FrozenTrunk.forward
-    monkeypatch.setattr(FrozenTrunk, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
+    forward = Extractor.forward_rows
+    monkeypatch.setattr(Extractor, "forward_rows", lambda self, x: seen.append(len(x)) or forward(self, x))
     return seen
 
 

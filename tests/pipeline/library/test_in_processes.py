@@ -18,6 +18,7 @@ from pipeline.library.finetuning import finetune
 from pipeline.library.functions import features
 from tests.own_network import OwnNetwork
 from tests.photographs import COLOURS, photograph
+from tests.ready_processes import pretend_as_the_tests_do
 
 SIZE = 64
 PICTURES = [np.asarray(photograph(colour, seed, 40)) for seed in range(4) for colour in COLOURS.values()]
@@ -49,7 +50,7 @@ def test_in_threads_at_once(expected, kept, tmp_path):
 @pytest.fixture(scope="module")
 def spawned():
     """A pool of two processes, which may have no children, and each of which imports torch."""
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(2, pretend_as_the_tests_do) as pool:
         yield pool
 
 
@@ -89,6 +90,7 @@ def told_of_child(folder):
 
 def compute_and_fork(folder):
     """Compute on several threads, fork, and end as the child does; in a process that has done nothing else."""
+    pretend_as_the_tests_do()
     torch.nn.functional.conv2d(torch.randn(16, 3, 64, 64), torch.randn(64, 3, 3, 3))
     child = multiprocessing.get_context("fork").Process(target=told_of_child, args=[folder])
     child.start()

@@ -26,10 +26,11 @@ def small(tmp_path):
 
 
 def count_forwards(extractor):
-    """Count the images that really enter the first convolution of the backbone."""
-    first = next(module for module in extractor.trunk.modules() if isinstance(module, torch.nn.Conv2d))
+    """Count the images of each pass through the backbone; on a GPU, of each launch of what was recorded of it."""
     seen = []
-    first.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    steps = extractor._passes._steps
+    first = steps[0]
+    steps[0] = lambda images: seen.append(len(images)) or first(images)
     return seen
 
 
@@ -51,7 +52,7 @@ def test_every_image_goes_through_the_backbone_once_ever(photographs, small):
 
 def test_cached_features_are_what_the_network_computes(photographs, small):
     manifest = load_manifest(DataConfig(str(photographs)))
-    extractor = build_extractor(replace(small, storage_dtype="float32"))
+    extractor = build_extractor(replace(small, storage_dtype="float32", precision="fp32", decode_on="cpu"))
     extract(extractor, manifest)
     features = read_features(extractor, manifest)
     backbone = extractor.backbone
@@ -140,6 +141,7 @@ def test_cut_and_pooling_shape_the_rows_and_have_caches_of_their_own(photographs
 
 
 def test_what_does_not_change_a_feature_does_not_change_the_fingerprint(small, tmp_path):
+    small = replace(small, precision="fp32", decode_on="cpu")  # as a CPU does it by itself, on any device
     fingerprint = build_extractor(small).fingerprint
     same = replace(small, extract_batch_size=7, decode_threads=1, device="cpu", strict=True, cache=tmp_path / "other")
     assert build_extractor(same).fingerprint == fingerprint
@@ -217,6 +219,7 @@ def test_views_are_rendered_from_one_decoded_image_and_always_the_same(photograp
         return read_image(location, reading, remarks)
 
     monkeypatch.setattr("stages.data.image_stream.read_image", counting)
+    small = replace(small, decode_on="cpu")  # by what is counted
     extractor = build_extractor(replace(small, views=3, augment="medium", storage_dtype="float32"))
     report = extract(extractor, manifest)
     assert (report.extracted, report.views, len(decoded)) == (72, 3, 72)
@@ -243,6 +246,7 @@ def test_views_are_rendered_from_one_decoded_image_and_always_the_same(photograp
 
 def test_a_view_is_what_the_network_computes_of_the_augmented_image(photographs, small):
     manifest = load_manifest(DataConfig(str(photographs))).select(range(4))
+    small = replace(small, precision="fp32", decode_on="cpu")  # a GPU that decodes also renders, to a grey level
     extractor = build_extractor(replace(small, views=3, augment="strong", storage_dtype="float32"))
     extract(extractor, manifest)
     request = extractor.request(manifest.locations[2], manifest.keys[2], views=(2,))
@@ -275,6 +279,7 @@ def test_images_larger_than_needed_may_be_decoded_at_reduced_scale(small, tmp_pa
         for index in range(4):
             photograph((200, 80 * (name == "b"), 40), index, side=700).save(folder / name / f"{index}.jpg", quality=92)
     manifest = load_manifest(DataConfig(str(folder)))
+    small = replace(small, decode_on="cpu")  # a GPU decodes at full size
     full, reduced = (build_extractor(replace(small, decoding=decoding)) for decoding in ("full", "reduced"))
     rows = []
     for extractor in (full, reduced):
@@ -285,7 +290,8 @@ def test_images_larger_than_needed_may_be_decoded_at_reduced_scale(small, tmp_pa
 
 
 def test_what_was_busy_is_told(photographs, small):
-    report = extract(build_extractor(small), load_manifest(DataConfig(str(photographs))))
+    extractor = build_extractor(replace(small, device="cpu"))  # of a GPU: test_gpu_engine.py
+    report = extract(extractor, load_manifest(DataConfig(str(photographs))))
     assert set(report.shares) == {"decode", "forward", "write"}
     assert all(0 < share < 1.2 for share in report.shares.values())
 
@@ -349,7 +355,11 @@ OF_THE_MACHINE_IN_OTHER_WORDS = {
 
 
 @pytest.mark.parametrize("option", OF_THE_MACHINE)
-def test_options_of_the_machine_say_nothing_of_what_features_are(small, tmp_path, option):
+def test_options_of_the_machine_say_nothing_of_what_features_are(small, tmp_path, monkeypatch, option):
+    monkeypatch.setattr(
+        "torch.use_deterministic_algorithms", lambda mode: None
+    )  # until the process ends, for all tests
+    small = replace(small, precision="fp32", decode_on="cpu")  # as a CPU does it by itself, on any device
     value = OF_THE_MACHINE_IN_OTHER_WORDS[option]
     changed = replace(small, **{option: tmp_path / value if option == "cache" else value})
     assert getattr(changed, option) != getattr(FeatureConfig(), option)

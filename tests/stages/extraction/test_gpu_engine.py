@@ -156,11 +156,24 @@ def test_several_renderings_of_an_image_follow_each_other(files):
         sizes.append(len(images))
         return mean_colors(images)
 
-    requests = [ImageRequest(file, renderings, READING) for file in files]
+    requests = [ImageRequest(file, renderings, READING, renderings=2) for file in files]
     (means, _), indices, _ = outcome(run(requests, renderings=2, compute=compute))
     assert max(sizes) <= 16
     assert indices[:4] == [0, 0, 1, 1]
     np.testing.assert_allclose(means[::2] + means[1::2], 255, atol=1e-3)
+
+
+def test_batches_are_full_where_requests_want_fewer_renderings_than_others(files):
+    """As where most views of the images are cached already: what is not there would be filled up with black."""
+
+    def twice(image):
+        return stack_pixels([PREPROCESSING.render(image)] * 2)
+
+    sizes = []
+    good = files[:32]
+    requests = [*map(plain, good[:16]), *(ImageRequest(file, twice, READING, renderings=2) for file in good[16:])]
+    outcome(run(requests, renderings=4, compute=lambda images: sizes.append(len(images)) or mean_colors(images)))
+    assert sizes == [16, 16, 16]
 
 
 def test_remarks_are_counted_whoever_decodes(files):
@@ -296,7 +309,8 @@ def views_of(file, mirrored=(False,), augment=None, seeds=()):
         looks = [view.flip(-1) if mirror else view for mirror in mirrored]
         return stack_pixels([*looks, *(augment(image, seed) for seed in seeds)])
 
-    return ImageRequest(file, render, READING, None, RequestedViews(PREPROCESSING, mirrored, augment, seeds))
+    views = RequestedViews(PREPROCESSING, mirrored, augment, seeds)
+    return ImageRequest(file, render, READING, None, views, len(mirrored) + len(seeds))
 
 
 def pixels_of(requests, renderings, **settings):
@@ -396,7 +410,10 @@ def test_a_strip_takes_no_companion_with_it_whichever_of_its_views_is_lacking(fi
 
     def request(file, mirrored):
         views = RequestedViews(preprocessing, mirrored, flip, (1, 2))
-        return ImageRequest(str(file), lambda image: stack_pixels([flip(image, 1)] * 2), READING, None, views)
+        count = 2 + len(mirrored)
+        return ImageRequest(
+            str(file), lambda image: stack_pixels([flip(image, 1)] * count), READING, None, views, count
+        )
 
     for mirrored in ((False,), ()):
         count = 2 + len(mirrored)

@@ -25,7 +25,9 @@ def images(tmp_path):
 
 @pytest.fixture
 def options(tmp_path):
-    return FeatureConfig(image_size=64, cache=tmp_path / "cache", storage_dtype="float32", views=2, augment="flip")
+    return FeatureConfig(
+        image_size=64, cache=tmp_path / "cache", storage_dtype="float32", views=2, augment="flip", decode_on="cpu"
+    )  # no GPU decoded for version 1
 
 
 def fill_as_version_1(extractor, keys):

@@ -1,6 +1,8 @@
 """The search over C and scaling: what a short way leaves out must not be what is best."""
 
 import pickle
+import threading
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -50,6 +52,45 @@ def test_a_search_that_is_narrowed_on_a_part_finds_what_the_whole_search_finds(m
     assert {candidate["rows"] for candidate in on_part} == {3000 // 8}
     assert narrowed.chosen["score"] >= whole.chosen["score"] - 0.002
     assert len(narrowed.states) < len(whole.states)
+
+
+class Watched(LinearModelFactory):
+    """Makes models as it does, and notes how many are made at once."""
+
+    at_work, most, lock = 0, 0, threading.Lock()
+
+    def __call__(self, *arguments):
+        with Watched.lock:
+            Watched.at_work += 1
+            Watched.most = max(Watched.most, Watched.at_work)
+        time.sleep(0.05)
+        try:
+            return super().__call__(*arguments)
+        finally:
+            with Watched.lock:
+                Watched.at_work -= 1
+
+
+@pytest.mark.parametrize(("copies", "most"), [(1.5, [1]), (3.5, [2, 3]), (100, range(4, 11))])
+def test_no_more_folds_are_fitted_side_by_side_than_there_is_room_for_however_many_cores(monkeypatch, copies, most):
+    rows, labels = skewed(count=400, width=30)
+    config = HeadConfig(c_values=VALUES[:2], cv=5)
+    parts = (FeatureRows(rows[part], labels[part]) for part in (slice(300), slice(300, None)))
+    problem = fit_problem(*parts, classes=int(labels.max()) + 1, options=config)
+    make = Watched("logistic", problem.task, np.zeros(30, np.float32))
+    fits = search.HostFits(search.Grid(make, VALUES[:2], config.scalers, problem.task), rows, labels)
+    largest = 4 * 30 * max(len(fitted) for fitted, _ in problem.cv.splits)
+    monkeypatch.setattr(search, "usable_cores", lambda: 64)
+    monkeypatch.setattr("joblib._parallel_backends.cpu_count", lambda: 64)
+    monkeypatch.setattr(search, "FITTING_BYTES", 1)
+    monkeypatch.setattr(search, "free_memory", lambda device: int(2 * copies * largest))
+    for fit in (
+        lambda: fits.search(problem.cv, seed=0),
+        lambda: fits.out_of_fold([("none", VALUES[0])] * 5, problem.cv.splits),
+    ):
+        Watched.most = 0
+        fit()
+        assert Watched.most in most
 
 
 @pytest.mark.parametrize("start", range(len(VALUES)))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -132,6 +133,24 @@ def test_gpus_are_dealt_out_among_the_ranks_of_a_machine(monkeypatch):
     assert Rank(1, 8, 1).device("cuda:3") == "cuda:3"
     assert SINGLE_PROCESS.device("auto") == "auto"
     assert len(taken) == 5
+
+
+@pytest.mark.parametrize(("gpus", "backend"), [((2, 1), "cpu:gloo,cuda:nccl"), ((1, 1), "gloo"), ((2, 0), "gloo")])
+def test_nccl_carries_gradients_where_each_process_has_a_gpu_of_its_own(monkeypatch, gpus, backend):
+    """Two processes on the first machine and one on the second, which have so many GPUs."""
+    asking = threading.local()
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: asking.gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: asking.gpus)
+    store = HashStore()
+
+    def ask(rank, machine):
+        asking.gpus = gpus[machine]
+        return distributed._backend(rank, store)
+
+    with ThreadPoolExecutor(3) as pool:
+        processes = [(Rank(0, 3, 0), 0), (Rank(1, 3, 1), 0), (Rank(2, 3, 0), 1)]
+        assert {*pool.map(ask, *zip(*processes, strict=True))} == {backend}
 
 
 @pytest.mark.parametrize(
