@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -28,6 +27,7 @@ from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, in_batches
 from stages.network.aggregate import Aggregate
 from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.base import Head
+from stages.runtime.device import free_memory
 
 
 def takes_bags(name: HeadName) -> bool:
@@ -39,7 +39,7 @@ def allowed_memory(options: HeadConfig) -> float:
     """Return the bytes that features may take."""
     if options.max_memory_gb is not None:
         return options.max_memory_gb * 1e9
-    return float(psutil.virtual_memory().available / 2)
+    return free_memory(torch.device("cpu")) / 2
 
 
 def require_memory(

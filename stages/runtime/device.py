@@ -13,6 +13,7 @@ import torch.utils.deterministic
 from torch import Tensor
 
 from cache.errors import UsageError
+from stages.runtime.cgroup import memory_left
 
 
 def resolve_device(name: str) -> torch.device:
@@ -100,7 +101,7 @@ def product_device(device: torch.device, multiplications: int) -> torch.device:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return how many bytes of memory a device has free; a CPU, how many the machine has.
+    """Return how many bytes of memory a device has free; a CPU, how many this process may take.
 
     Of NVIDIA's with what torch holds for later: what was computed before leaves the GPU as good as empty, and full by
     what the driver says.
@@ -110,7 +111,8 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + held
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return int(psutil.virtual_memory().available)
+    available, left = int(psutil.virtual_memory().available), memory_left()
+    return available if left is None else min(available, left)
 
 
 def supports_bf16(device: torch.device, *, emulated: bool = False) -> bool:

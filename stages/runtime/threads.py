@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from threadpoolctl import ThreadpoolController
 
 from cache.errors import UsageError
 from stages.runtime.allocator import count_arenas, in_main_arena
+from stages.runtime.cgroup import cores_allowed
 
 _LOADED_IN = os.getpid()
 """The process that imported this; where another one has it, that was forked."""
@@ -85,8 +87,10 @@ def keep_what_is_inherited(worker: int = 0) -> None:
 
 
 def usable_cores() -> int:
-    """Return how many processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many processors this process may use at a time, as the limits of a container or a job are."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = cores_allowed()
+    return cores if allowed is None else max(min(cores, math.ceil(allowed)), 1)
 
 
 @contextmanager
