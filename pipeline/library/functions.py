@@ -38,7 +38,7 @@ from stages.tasks.single_label import SingleLabel
 
 _LOG = logging.getLogger("cutonce")
 
-_MANY_IMAGES = 32
+_MANY_IMAGES = 512
 """Images from which on a call takes so long that giving back the memory of their activations is nothing beside it."""
 
 OnUnreadable = Literal["raise", "nan"]

@@ -82,7 +82,7 @@ def still_held():
     ctypes.CDLL(None).malloc_trim(0)
     return before - resident()
 numbers = np.random.default_rng(0)
-features(list(numbers.integers(0, 256, (32, 224, 224, 3), dtype=np.uint8)), image_size=224)
+features(list(numbers.integers(0, 256, (512, 64, 64, 3), dtype=np.uint8)), image_size=224)
 print(still_held())
 rows = numbers.normal(size=(3000, 1500)).astype(np.float32)
 TransferClassifier("ridge", c_values=(1e-3,)).fit(rows, np.arange(3000) % 4)
