@@ -407,7 +407,7 @@ class Extractor:
         """Return what a head sees, float32 [b, *row_shape], of rendered images, uint8 [b, 3, S, S]."""
         return self.forward_features(self.preprocess(images))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward_features(self, images: Tensor, rows_of: nn.Module | None = None) -> Tensor:
         """Return what a head sees, float32 [b, *row_shape], of normalised images, float32 [b, 3, S, S].
 

@@ -292,6 +292,8 @@ def require_classes_to_balance(task: Task, labels: NDArray[Any], options: HeadCo
         That says which option does.
     """
     balanced = options.class_weights == "balanced"
+    if not balanced and options.sampling != "balanced":
+        return
     if task.reads == "image":  # classes are weighed pixel by pixel
         if options.sampling == "balanced":
             raise UsageError(
