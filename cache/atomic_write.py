@@ -81,6 +81,11 @@ def _replacing(path: Path, size: int | None = None) -> Iterator[Path]:
         raise
 
 
+def existing_part(path: Path) -> Path:
+    """Return the path itself where it is there, or the nearest of its parents that is: whose disk it will be on."""
+    return next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
+
+
 def make_directory(path: Path) -> None:
     """Make `path` and its parents where they are missing, to be written to.
 

@@ -22,7 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.atomic_write import make_directory, remove_stale_temporaries, stale_temporaries, write_atomically
+from cache.atomic_write import (
+    existing_part,
+    make_directory,
+    remove_stale_temporaries,
+    stale_temporaries,
+    write_atomically,
+)
 from cache.errors import CacheError, CacheInputError, listed
 from cache.gather_rows import read_rows
 from cache.json_documents import BrokenDocumentError, read_document, write_document
@@ -308,7 +314,7 @@ class FeatureCache:
         CacheError
             If it cannot be written there, or some rows are not finite in the storage type.
         """
-        place = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
+        place = existing_part(self.path)
         keys = [f"{number:0{KEY_LENGTH}x}" for number in range(len(features))]
         try:
             folder = tempfile.TemporaryDirectory(prefix=".trial-", dir=place)

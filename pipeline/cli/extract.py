@@ -41,7 +41,7 @@ def extract(
     out
         Run directory to leave the manifest and the account of the extraction in.
     dry_run
-        Time some batches and say what the extraction would take, in hours and gigabytes; leave nothing on the disk.
+        Time some batches and say what the extraction would take, in hours and gigabytes; keep no features.
     """
     from dataclasses import replace
     from functools import partial
@@ -96,7 +96,7 @@ def _estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
         f"{min(result.limits, key=lambda stage: result.limits[stage])} limits"
         + (f" (writing is not measured: {result.not_writable})" if result.not_writable else ""),
         f"it will take {duration(result.seconds)} and {byte_count(sum(tap.size for tap in result.taps))}, of "
-        f"{byte_count(free_bytes(extractor.options.cache))} that are free; nothing was kept",
+        f"{byte_count(free_bytes(extractor.options.cache))} that are free; no features were kept",
         table(["cut", "row", "rows", "size"], rows, left=2),
         *filter(None, [maps_in_words(extractor, len(manifest.distinct_images.keys))]),
     )

@@ -77,11 +77,10 @@ class Estimate:
 
 
 def estimate(extractor: Extractor, manifest: Manifest, batches: int = _BATCHES) -> Estimate:
-    """Run some of the images that are missing, spread over the manifest, and leave nothing on the disk.
+    """Run some of the images that are missing, spread over the manifest, and keep no features.
 
-    What they give is written once, and removed, as the disk may be what limits.
-
-    Where nothing is missing, some of all images are run, so that the rates are told in any case.
+    What they give is written once, as the disk may be what limits, and removed. Where nothing is missing, some of all
+    images are run, so that the rates are told in any case.
 
     Parameters
     ----------

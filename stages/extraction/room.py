@@ -6,6 +6,7 @@ import shutil
 from math import prod
 from pathlib import Path
 
+from cache.atomic_write import existing_part
 from cache.errors import CacheError
 from cache.quantized import QUANTIZED, stored_shape
 from stages.extraction.extractor import CachedCut, Extractor
@@ -16,8 +17,7 @@ _ROW_BYTES = 48
 
 def free_bytes(folder: Path) -> int:
     """Return what is free on the disk of a folder, which need not be there yet."""
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(existing_part(folder)).free
 
 
 def row_bytes(tap: CachedCut) -> int:

@@ -487,7 +487,7 @@ def cross_val_proba(
         0 exactly where the class was not among the rows that were fitted, and only there.
     """
     largest = max(len(fitted) for fitted, _ in folds) * features.shape[1] * np.dtype(np.float32).itemsize
-    jobs = max(1, min(len(folds), usable_cores(), FITTING_BYTES // max(largest, 1)))
+    jobs = fits_side_by_side(largest, len(folds))
     states: list[Any] = [None] * len(folds)
     best, lowest = np.zeros((0, 0), np.float32), np.inf
     for c in values:
@@ -648,8 +648,13 @@ def refit_best(
     return HeadFit(*heads, settings, search_result.candidates), margins
 
 
+def fits_side_by_side(fit_bytes: int, count: int, room: int = FITTING_BYTES) -> int:
+    """Return how many of `count` fits go side by side, where each takes so many bytes: one at least."""
+    return max(1, min(count, usable_cores(), room // max(fit_bytes, 1)))
+
+
 def _jobs(rows: NDArray[np.float32], fitted: Sequence[NDArray[Any]], count: int) -> int:
-    """Return how many of `count` fits joblib has go side by side; -1, as many as there are cores, where there is room.
+    """Return how many of `count` fits of a search go side by side.
 
     Each fit copies its rows. Many cores with little memory, as a process may be given of a large machine, would be out
     of it where few are not: unless one takes more, they take half of what is free, or `FITTING_BYTES` if that is more.
@@ -661,8 +666,7 @@ def _jobs(rows: NDArray[np.float32], fitted: Sequence[NDArray[Any]], count: int)
         The labels of the rows that are fitted to at a time.
     """
     largest = rows[:1].nbytes * max(map(len, fitted), default=0)
-    room = max(FITTING_BYTES, free_memory(torch.device("cpu")) // 2)
-    return -1 if min(usable_cores(), count) * largest <= room else max(room // largest, 1)
+    return fits_side_by_side(largest, count, max(FITTING_BYTES, free_memory(torch.device("cpu")) // 2))
 
 
 def threads_for(rows: NDArray[np.float32]) -> AbstractContextManager[None]:

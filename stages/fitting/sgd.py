@@ -21,7 +21,7 @@ from stages.fitting.scores import early_stop_margin, logits, selection_score
 from stages.fitting.standardize import Scaling, Standardizer
 from stages.network.heads.linear import LinearHead
 from stages.runtime.seeding import epoch_seed
-from stages.runtime.threads import one_thread_per_fit
+from stages.runtime.threads import one_thread_per_fit, usable_cores
 from stages.tasks.temperature import fit_temperature
 
 EPOCHS = 10
@@ -110,7 +110,7 @@ def _partial_fit_epoch(
     """Show every model all rows once."""
     weights = problem.task.weights(rows.labels) if problem.balanced else None
     classes = np.unique(rows.labels)
-    with one_thread_per_fit(), Parallel(n_jobs=-1, prefer="threads", require="sharedmem") as side_by_side:
+    with one_thread_per_fit(), Parallel(n_jobs=usable_cores(), prefer="threads", require="sharedmem") as side_by_side:
         for indices, block in rows.shuffled(BLOCK_ROWS, seed):
             scaled = {scaling: scaler(block) for scaling, scaler in scalers.items()}
             labels, weight = rows.labels[indices], None if weights is None else weights[indices]

@@ -28,7 +28,7 @@ _LOADED_IN = os.getpid()
 """The process that imported this; where another one has it, that was forked."""
 
 _MOST_WAITING = 256
-"""Threads that a pool starts beyond those that work."""
+"""Threads that a pool starts at most beyond those that work."""
 
 _REFUSED_AFTER_FORK = ("Autograd-and-Fork", "in forked subprocess")
 """In the errors of torch for what it cannot do in a forked process."""
@@ -107,7 +107,8 @@ def single_thread_pool(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
     (:func:`~stages.runtime.allocator.in_main_arena`), more are started, and those work that can.
     """
     torch.get_num_threads()
-    most = min((count + 1) * count_arenas(), count + _MOST_WAITING) if count_arenas() > 1 else count
+    arenas = count_arenas()
+    most = count if arenas == 1 else min((count + 1) * arenas, count + _MOST_WAITING)
     admission = _Admission(count)
     pool = ThreadPoolExecutor(most, name, initializer=admission.enter)
     try:

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 import cache.atomic_write
-from cache.atomic_write import make_directory, remove, remove_stale_temporaries, stale_temporaries, write_atomically
+from cache.atomic_write import (
+    existing_part,
+    make_directory,
+    remove,
+    remove_stale_temporaries,
+    stale_temporaries,
+    write_atomically,
+)
 from cache.errors import CacheError
 from tests.cache.processes import in_process
 
@@ -142,3 +149,12 @@ def test_what_may_not_be_removed_is_told(read_only_folder):
             remove(folder / "file")
 
     in_process(use)
+
+
+def test_what_is_there_of_a_path_is_the_nearest_that_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert existing_part(tmp_path / "a" / "b") == tmp_path
+    assert existing_part(Path("a/b")) == tmp_path
+    (tmp_path / "a").mkdir()
+    assert existing_part(Path("a/b")) == tmp_path / "a"
+    assert existing_part(tmp_path) == tmp_path

@@ -295,3 +295,21 @@ def test_a_read_only_cache_is_read_and_not_written(read_only_folder):
         return holds_right_rows(cache, KEYS), cache.verify(), cache.warnings
 
     assert in_process(use) == (True, [], [])
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("dtype", ["float16", "uint8"])
+def test_a_shard_is_written_on_trial_and_nothing_of_it_stays(tmp_path, spec, there, dtype):
+    cache = FeatureCache(tmp_path / "caches", Spec.from_json({**spec.to_json(), "dtype": dtype}))
+    rows = np.random.default_rng(0).random((64, 8, 4, 4), dtype=np.float32)
+    if there:
+        with cache.writer() as writer:
+            writer.append(make_keys(2), rows[:2])
+    before = {path: path.stat().st_size for path in tmp_path.rglob("*")}
+    for compression in ("none", "gzip"):
+        assert cache.seconds_to_write(rows, compression=compression) > 0
+    assert {path: path.stat().st_size for path in tmp_path.rglob("*")} == before
+    rows[3, 0, 0, 0] = np.inf
+    with pytest.raises(CacheError, match="beyond 65504"):
+        cache.seconds_to_write(rows)
+    assert {path: path.stat().st_size for path in tmp_path.rglob("*")} == before

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,23 @@ def test_a_command_runs_whatever_backend_a_notebook_exports_and_whatever_a_termi
     assert events[-1]["event"] == "end"
     with Image.open(tmp_path / sheet_name) as sheet:
         assert min(sheet.size) > 100
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="arenas of glibc's allocator")
+def test_threads_that_a_command_starts_have_no_arena_of_their_own():
+    script = """
+import threading
+from pipeline.cli.app import main
+from stages.runtime.allocator import count_arenas, in_main_arena
+before = count_arenas()
+main(["--version"])
+kept = []
+thread = threading.Thread(target=lambda: kept.append(in_main_arena()))
+thread.start()
+thread.join()
+print(kept, count_arenas() == before)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    environment["PYTHONPATH"] = str(ROOT)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert run.stdout.splitlines()[-1] == "[True] True"
