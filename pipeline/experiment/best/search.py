@@ -29,6 +29,7 @@ from pipeline.text import duration, format_score
 from stages.config.features import FeatureConfig
 from stages.config.head_registry import HeadKind, find_head
 from stages.config.heads import DepthSet
+from stages.fitting.folds import REPEATED_BELOW, REPEATS
 from stages.fitting.halving import DepthSetting, ranked_settings
 from stages.tasks.base import Metric, find_metric
 
@@ -231,9 +232,15 @@ class Search:
             return 0.0
         known = self.chooser if self.chooser in took else next(iter(took))
         kind = find_head(head)
-        # fitted heads see many depths in the span of the rows; an epoch goes through all numbers of each
-        wide = math.prod(self.main.extractor.row_shape) / WIDE_ROW if kind.in_epochs else 1.0
-        return took[known] * kind.cost / find_head(known).cost * max(wide, 1.0)
+        share = kind.cost / find_head(known).cost
+        if not kind.in_epochs:
+            return took[known] * share
+        # fitted heads see many depths in the span of the rows; an epoch goes through all numbers of each. And to fit
+        # them to folds is little beside the search for their settings, where an epoch takes as long in each
+        wide = max(math.prod(self.main.extractor.row_shape) / WIDE_ROW, 1.0)
+        manifest = self.about.manifest
+        few = len(manifest) - len(manifest.indices("test")) < REPEATED_BELOW
+        return took[known] * share * wide * (REPEATS if few else 1)
 
     def remember(self, record: TrialRecord) -> None:
         """Take from the record of a finished trial what later ones follow from."""

@@ -107,9 +107,14 @@ def test_heads_of_all_looks_are_averaged_and_the_mean_is_ranked_with_them(search
     assert (copy / "seed-0" / "ensemble-mixed" / "members.json").exists()
 
 
-def test_epochs_over_rows_of_many_depths_are_expected_to_take_as_much_longer(search):
+@pytest.mark.parametrize(("repeated_below", "repeats"), [(300, 5), (10, 1)])
+def test_epochs_over_many_numbers_and_in_many_folds_are_expected_to_take_as_much_longer(
+    search, monkeypatch, repeated_below, repeats
+):
+    monkeypatch.setattr("pipeline.experiment.best.search.REPEATED_BELOW", repeated_below)
     known = search.head_seconds("logistic")
     ratio = find_head("mlp").cost / find_head("logistic").cost
-    assert search.head_seconds("mlp") / known == pytest.approx(ratio * 27_280 / 4096)
+    assert search.head_seconds("mlp") / known == pytest.approx(ratio * repeats * 27_280 / 4096)
     search.main = Look("", replace(search.main.options, taps="", pool="avg"), search.about)
-    assert search.head_seconds("mlp") / known == pytest.approx(ratio)
+    assert search.head_seconds("mlp") / known == pytest.approx(ratio * repeats)
+    assert search.head_seconds("svm") / known == pytest.approx(find_head("svm").cost / find_head("logistic").cost)

@@ -1,7 +1,6 @@
 """As many trials are the same bits, however they came about; a search is stopped anywhere and has an answer."""
 
 import json
-import math
 import re
 import shlex
 import shutil
@@ -107,11 +106,12 @@ def test_the_budget_that_is_named_for_the_next_trial_suffices_for_what_comes_bef
         return find(*arguments)
 
     monkeypatch.setattr(trial, "find_finished_head", takes_two_seconds)
+    monkeypatch.setattr(search.Search, "head_seconds", lambda found, head: 2.5)
     search_photographs(tmp_path / "run", budget=Budget(0.1, clock=clock))
     assert finished(tmp_path / "run") == FIRST[:2]
     words = " ".join(read_search(tmp_path / "run").words)
     named = parse_budget(re.search(r"with a `budget` of ([\d.]+ \w+) for the next", words)[1])
-    assert named == math.ceil(read_search(tmp_path / "run").upcoming[0]["seconds"] + 2 * 2)
+    assert named == 7, "2.5 for the next after 2 for each that is finished, rounded up"
     search_photographs(tmp_path / "run", budget=Budget(named, clock=clock))
     assert finished(tmp_path / "run")[:3] == FIRST[:3]
 
