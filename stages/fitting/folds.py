@@ -24,6 +24,11 @@ Selection = slice | NDArray[np.int64]
 """Rows of train+validation: a slice, of which no copy is made, or their places."""
 
 
+def repeats(rows: int) -> int:
+    """Return how often rows are divided into folds."""
+    return REPEATS if rows < REPEATED_BELOW else 1
+
+
 @dataclass(frozen=True)
 class CVPlan:
     """How settings are scored.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stages.config.heads import FitRecipe, HeadConfig
 from stages.fitting.feature_rows import AnyFeatureRows, Block, FeatureRows, StreamedFeatureRows, ViewBlock
-from stages.fitting.folds import FOLDS_UP_TO, REPEATED_BELOW, REPEATS, CVPlan, Selection, divisions, make_cv
+from stages.fitting.folds import FOLDS_UP_TO, CVPlan, Selection, divisions, make_cv, repeats
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.map_layout import MapLayout
 from stages.tasks.base import Task
@@ -215,9 +215,8 @@ class FitProblem:
             or isinstance(self.val, StreamedFeatureRows)
         ):
             return ()
-        repeats = REPEATS if len(labels) < REPEATED_BELOW else 1
-        strata, are_classes = self.task.strata(labels), self.task.outputs == "logits"
-        plans = divisions(wanted, repeats, len(labels), strata, self.seed, self._groups, are_classes=are_classes)
+        size, strata, are_classes = len(labels), self.task.strata(labels), self.task.outputs == "logits"
+        plans = divisions(wanted, repeats(size), size, strata, self.seed, self._groups, are_classes=are_classes)
         if plans and not self.cv.is_holdout and len(self.cv.splits) == len(plans[0].splits):
             return (self.cv, *plans[1:])
         return plans

@@ -29,7 +29,7 @@ from pipeline.text import duration, format_score
 from stages.config.features import FeatureConfig
 from stages.config.head_registry import HeadKind, find_head
 from stages.config.heads import DepthSet
-from stages.fitting.folds import REPEATED_BELOW, REPEATS
+from stages.fitting.folds import repeats
 from stages.fitting.halving import DepthSetting, ranked_settings
 from stages.tasks.base import Metric, find_metric
 
@@ -186,6 +186,12 @@ class Search:
         return tuple(ranked[:1]) if ranked else self.settings_taken.get(record.name, ())
 
     @property
+    def divisions(self) -> int:
+        """How often images are divided into folds, in each of which every head is trained: several times of few."""
+        manifest = self.about.manifest
+        return repeats(len(manifest) - len(manifest.indices("test")))
+
+    @property
     def depth_sets(self) -> list[DepthSet]:
         """The sets of depths that are tried, the smallest first; none where rows are of one cut."""
         layout = self.main.extractor.tap_layout
@@ -238,9 +244,7 @@ class Search:
         # fitted heads see many depths in the span of the rows; an epoch goes through all numbers of each. And to fit
         # them to folds is little beside the search for their settings, where an epoch takes as long in each
         wide = max(math.prod(self.main.extractor.row_shape) / WIDE_ROW, 1.0)
-        manifest = self.about.manifest
-        few = len(manifest) - len(manifest.indices("test")) < REPEATED_BELOW
-        return took[known] * share * wide * (REPEATS if few else 1)
+        return took[known] * share * wide * self.divisions
 
     def remember(self, record: TrialRecord) -> None:
         """Take from the record of a finished trial what later ones follow from."""

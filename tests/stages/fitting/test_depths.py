@@ -21,7 +21,7 @@ from tests.stages.fitting.test_streaming import stored
 @pytest.fixture(autouse=True)
 def divided_once(monkeypatch):
     """Few rows are divided into folds several times, which says nothing of depths."""
-    monkeypatch.setattr("stages.fitting.problem.REPEATED_BELOW", 0)
+    monkeypatch.setattr("stages.fitting.folds.REPEATED_BELOW", 0)
 
 
 TOLD_IN = {"last": slice(240, 300), "blocks": slice(150, 240), "all": slice(0, 150)}

@@ -60,7 +60,7 @@ def search_in(run, searcher):
 @pytest.fixture(autouse=True)
 def divided_once(monkeypatch):
     """Few rows are divided into folds several times, which says nothing of searches."""
-    monkeypatch.setattr("stages.fitting.problem.REPEATED_BELOW", 0)
+    monkeypatch.setattr("stages.fitting.folds.REPEATED_BELOW", 0)
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +73,6 @@ def searched(search_photographs, tmp_path_factory):
     """A run of five trials."""
     out = tmp_path_factory.mktemp("searched") / "run"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("stages.fitting.problem.REPEATED_BELOW", 0)
+        patched.setattr("stages.fitting.folds.REPEATED_BELOW", 0)
         search_photographs(out, len(FIRST))
     return out

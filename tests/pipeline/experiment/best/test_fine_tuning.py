@@ -31,7 +31,7 @@ def tuned(search_photographs, searched, tmp_path_factory):
     shutil.copytree(searched, run)
     begun = search_in(run, search_photographs)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("stages.fitting.problem.REPEATED_BELOW", 0)
+        patched.setattr("stages.fitting.folds.REPEATED_BELOW", 0)
         patched.setattr(FinetuneTrial, "config", QUICK)
         begun.evidence = Evidence(True, "yes")
         (trial,) = fine_tunings(begun)

@@ -11,6 +11,8 @@ from stages.config.heads import HeadConfig
 from stages.data.manifest import load_manifest
 from tests.pipeline.experiment.best.conftest import HEADS
 
+KERNEL_RIDGE = ("kernel_ridge", "kernel_ridge-2", "kernel_ridge-3")
+
 
 @pytest.fixture
 def new_search(search_photographs, tmp_path):
@@ -31,6 +33,13 @@ def test_the_first_rung_then_heads_by_cost_and_by_how_far_down_their_depths_are_
         "mlp",  # and no other look as long as nothing has a result
         *("sgd", "ridge-2", "rbf-3", "ridge-3", "sgd-2", "kernel_ridge", "sgd-3", "kernel_ridge-2", "kernel_ridge-3"),
     ]
+
+
+def test_what_takes_longest_of_few_images_comes_last(new_search, monkeypatch):
+    search = new_search(HeadConfig(head=("mlp", "kernel_ridge")))
+    assert [trial.name for trial in all_trials(search)][-4:] == ["mlp", *KERNEL_RIDGE]
+    monkeypatch.setattr("stages.fitting.folds.REPEATED_BELOW", 300)
+    assert [trial.name for trial in all_trials(search)][-4:] == [*KERNEL_RIDGE, "mlp"]
 
 
 def test_what_was_named_is_all_there_is_beside_the_head_that_ranks_depths(new_search):

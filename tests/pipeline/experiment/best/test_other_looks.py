@@ -111,7 +111,7 @@ def test_heads_of_all_looks_are_averaged_and_the_mean_is_ranked_with_them(search
 def test_epochs_over_many_numbers_and_in_many_folds_are_expected_to_take_as_much_longer(
     search, monkeypatch, repeated_below, repeats
 ):
-    monkeypatch.setattr("pipeline.experiment.best.search.REPEATED_BELOW", repeated_below)
+    monkeypatch.setattr("stages.fitting.folds.REPEATED_BELOW", repeated_below)
     known = search.head_seconds("logistic")
     ratio = find_head("mlp").cost / find_head("logistic").cost
     assert search.head_seconds("mlp") / known == pytest.approx(ratio * repeats * 27_280 / 4096)
