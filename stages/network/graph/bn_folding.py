@@ -37,11 +37,11 @@ def fold_batchnorm(section: fx.GraphModule) -> tuple[fx.GraphModule, int]:
     """
     folded = fx.GraphModule(section, copy.deepcopy(section.graph))
     graph = folded.graph
-    _open_sequentials(graph, folded)
-    pairs = [node for node in graph.nodes if _ends_a_pair(node, folded) and _is_fixed(_layer(node, folded))]
+    open_sequentials(graph, folded)
+    pairs = [node for node in graph.nodes if _ends_a_pair(node, folded) and _is_fixed(layer_of(node, folded))]
     for node in pairs:
         convolution, name = node.all_input_nodes[0], f"{node.name}_folded"
-        folded.add_submodule(name, _fold(_layer(convolution, folded), _layer(node, folded)))
+        folded.add_submodule(name, _fold(layer_of(convolution, folded), layer_of(node, folded)))
         with graph.inserting_after(convolution):
             node.replace_all_uses_with(graph.call_module(name, convolution.args))
         graph.erase_node(node)
@@ -64,7 +64,7 @@ def fold_while_training(graph: fx.Graph, network: nn.Module) -> None:
     network
         What the graph computes with.
     """
-    _open_sequentials(graph, network)
+    open_sequentials(graph, network)
     for node in [node for node in graph.nodes if _ends_a_pair(node, network)]:
         convolution = node.all_input_nodes[0]
         with graph.inserting_before(node):
@@ -72,7 +72,7 @@ def fold_while_training(graph: fx.Graph, network: nn.Module) -> None:
             node.replace_all_uses_with(graph.call_function(_convolve_and_normalize, (*layers, *convolution.args)))
         graph.erase_node(node)
         graph.erase_node(convolution)
-    for node in [node for node in graph.nodes if type(_layer(node, network)) in convolutions()]:
+    for node in [node for node in graph.nodes if type(layer_of(node, network)) in convolutions()]:
         with graph.inserting_before(node):
             layer = graph.get_attr(str(node.target))
             node.replace_all_uses_with(graph.call_function(_convolve, (layer, *node.args)))
@@ -100,12 +100,12 @@ def _convolve_and_normalize(convolution: nn.Conv2d, normalization: Any, x: torch
     return output
 
 
-def _open_sequentials(graph: fx.Graph, network: nn.Module) -> None:
+def open_sequentials(graph: fx.Graph, network: nn.Module) -> None:
     """Replace each call of a sequence of layers by the calls of its layers: the tracer takes some for one step."""
     waiting = list(graph.nodes)
     while waiting:
         node = waiting.pop()
-        layer = _layer(node, network)
+        layer = layer_of(node, network)
         if isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward:
             output = node.args[0]
             with graph.inserting_before(node):
@@ -123,11 +123,11 @@ def _child_names(layer: nn.Module) -> list[str]:
 
 def _ends_a_pair(node: fx.Node, network: nn.Module) -> bool:
     """Say whether a node is a BatchNorm that, with fixed statistics, can be folded into the convolution below it."""
-    layer = _layer(node, network)
+    layer = layer_of(node, network)
     if type(layer) not in (*normalizations(), *normalizations_with_activation()):
         return False
     below = node.all_input_nodes[0]
-    return type(_layer(below, network)) in convolutions() and len(below.users) == 1
+    return type(layer_of(below, network)) in convolutions() and len(below.users) == 1
 
 
 def _is_fixed(normalization: Any) -> bool:
@@ -137,7 +137,7 @@ def _is_fixed(normalization: Any) -> bool:
     return not normalization.training and normalization.running_mean is not None
 
 
-def _layer(node: fx.Node, network: nn.Module) -> Any:
+def layer_of(node: fx.Node, network: nn.Module) -> Any:
     """Return the layer that a node calls; None if it calls none."""
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 

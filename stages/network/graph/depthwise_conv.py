@@ -36,16 +36,8 @@ def conv2d_with_weight(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor
     weight, bias
         Of the shapes of the layer's own; a bias can be there where the layer has none.
     """
-    padding: Any = layer.padding
-    if isinstance(layer, padding_as_in_tensorflow()):
-        from timm.layers.padding import pad_same
-
-        x = pad_same(x, list(layer.kernel_size), list(layer.stride), list(layer.dilation))
-        padding = (0, 0)
-    elif layer.padding_mode != "zeros":
-        x = functional.pad(x, _padding_of_sides(layer), mode=layer.padding_mode)
-        return functional.conv2d(x, weight, bias, layer.stride, 0, layer.dilation, layer.groups)
-    elif isinstance(padding, str):
+    x, padding = padded(layer, x)
+    if isinstance(padding, str) or layer.padding_mode != "zeros":
         return functional.conv2d(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
     if x.device.type == "cpu" and torch.is_grad_enabled() and _has_slow_gradients(layer):
         if torch.is_autocast_enabled("cpu"):
@@ -54,6 +46,25 @@ def conv2d_with_weight(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor
         if x.element_size() == 2:
             return depthwise(x, weight, bias, layer.stride, padding)
     return functional.conv2d(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
+
+
+def padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Any]:
+    """Return x, with what a convolution puts around it that no kernel does, and the zeros that are left to the kernel.
+
+    Parameters
+    ----------
+    layer
+        One of `convolutions`.
+    x
+        Float [b, c, h, w].
+    """
+    if isinstance(layer, padding_as_in_tensorflow()):
+        from timm.layers.padding import pad_same
+
+        return pad_same(x, list(layer.kernel_size), list(layer.stride), list(layer.dilation)), (0, 0)
+    if layer.padding_mode != "zeros":
+        return functional.pad(x, _padding_of_sides(layer), mode=layer.padding_mode), (0, 0)
+    return x, layer.padding
 
 
 def _padding_of_sides(layer: nn.Conv2d) -> list[int]:

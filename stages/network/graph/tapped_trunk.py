@@ -11,6 +11,7 @@ from torch import nn
 from cache.errors import UsageError, listed
 from stages.network.graph.bn_folding import fold_batchnorm
 from stages.network.graph.cuts import Cut, CutGraph
+from stages.network.graph.fused_convolutions import can_fuse, fuse_convolutions
 from stages.network.graph.pooling import SPATIAL_DIMS, patches_of
 from stages.network.graph.tap_places import TapPlace
 from stages.network.graph.trunk import ARITHMETIC, FrozenModule, Precision
@@ -58,6 +59,8 @@ class TappedTrunk(FrozenModule):
         self.network, self.folded = fold_batchnorm(network)
         if precision != "fp32":
             _refuse_taps_that_prevent_folding(graph, places, self.folded)
+        if can_fuse(precision, device):
+            self.network = fuse_convolutions(self.network)
         self.settle(precision, ARITHMETIC[precision], device)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:

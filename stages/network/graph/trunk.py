@@ -19,6 +19,7 @@ from stages.config.features import PrecisionChoice
 from stages.network.freezing import lock_eval_mode
 from stages.network.graph.bn_folding import fold_batchnorm
 from stages.network.graph.cuts import Cut, CutGraph
+from stages.network.graph.fused_convolutions import can_fuse, fuse_convolutions
 from stages.network.graph.pooling import Pool
 from stages.network.memory_format import to_channels_last
 from stages.runtime.device import described, free_memory, supports_bf16, tf32
@@ -75,7 +76,8 @@ class FrozenTrunk(FrozenModule):
     """The frozen part of a network, with its poolings: normalised images -> one row per image for every tap.
 
     It runs the graph once, up to the deepest cut. It has its own weights: BatchNorm is folded into the convolutions
-    (see :func:`~stages.network.graph.bn_folding.fold_batchnorm`), and the network given stays as it is. It stays in
+    (see :func:`~stages.network.graph.bn_folding.fold_batchnorm`), and the network given stays as it is. On a CPU
+    activations are computed with the convolutions (:mod:`~stages.network.graph.fused_convolutions`). It stays in
     evaluation mode, whatever ``train()`` is called on what holds it, and none of its parameters requires gradients.
 
     The precisions:
@@ -127,6 +129,8 @@ class FrozenTrunk(FrozenModule):
         if precision != "fp32":
             _refuse_cuts_that_prevent_folding(graph, cuts)
         folded = [_own_folded_section(graph, start, end) for start, end in pairwise([None, *cuts])]
+        if can_fuse(precision, device):
+            folded = [(fuse_convolutions(section), count) for section, count in folded]
         self.sections = nn.ModuleList([section for section, _ in folded])
         self.pools = nn.ModuleList([pool for _, pool in taps])
         self.folded = sum(count for _, count in folded)
