@@ -30,8 +30,10 @@ STEPS = {
     "kept": "+ freed memory is kept",
     "channels_last": "+ channels_last",
     "folded": "+ BatchNorm folded, inference_mode",
+    "fused": "+ activations and padding in the convolutions",
     "threads": "+ a batch per core: stage 1 in fp32",
     "notebook": "the same beside six threads, as a notebook has them",
+    "bf16-apart": "bf16 instead, without what is in the convolutions",
     "bf16": "bf16 instead: stage 1 in bf16",
     "openvino": "by OpenVINO: stage 1 in fp32 with --engine openvino",
     "openvino-bf16": "by OpenVINO in bf16",
@@ -50,29 +52,35 @@ def step(name: str, backbone: str, batches: int) -> Measurement:
     if name == "notebook":
         _start_threads(6)
     import time
+    from contextlib import nullcontext
+    from unittest.mock import patch
 
     import torch
 
     from stages.config.features import FeatureConfig
     from stages.extraction.extractor import build_extractor
     from stages.network.backbones.registry import load_backbone
+    from stages.network.graph import trunk
     from stages.runtime.allocator import tune_malloc
     from stages.runtime.threads import single_thread_pool
 
     images = torch.randint(0, 256, (BATCH, 3, 224, 224), dtype=torch.uint8)
+    # built before the block ends: each operator is by itself in what is built within
+    apart = patch.object(trunk, "can_fuse", lambda precision, device: False)
     started = time.perf_counter()
-    if name in ("threads", "notebook", "bf16", "openvino", "openvino-bf16"):
-        extractor = build_extractor(
-            FeatureConfig(
-                backbone=backbone,
-                weights="none",
-                image_size=224,
-                precision="bf16" if name.endswith("bf16") else "fp32",
-                extract_batch_size=BATCH,
-                engine="openvino" if name.startswith("openvino") else "cores",
-                device="cpu",
-            )
+    if name in ("threads", "notebook", "bf16-apart", "bf16", "openvino", "openvino-bf16"):
+        features = FeatureConfig(
+            backbone=backbone,
+            weights="none",
+            image_size=224,
+            precision="bf16" if "bf16" in name else "fp32",
+            extract_batch_size=BATCH,
+            engine="openvino" if name.startswith("openvino") else "cores",
+            device="cpu",
         )
+        with apart if name.endswith("apart") else nullcontext():
+            extractor = build_extractor(features)
+            _ = extractor.trunk
         extractor.forward_rows(images)  # what is compiled is, before threads ask for it
         with single_thread_pool(extractor.threads, "forward") as pool:
             return _timed(batches, started, lambda count: list(pool.map(extractor.forward_rows, [images] * count)))
@@ -80,10 +88,12 @@ def step(name: str, backbone: str, batches: int) -> Measurement:
         tune_malloc()
     loaded = load_backbone(backbone, "none", 224)
     network = loaded.module
-    if name in ("folded", "compiled"):
-        extractor = build_extractor(
-            FeatureConfig(backbone=backbone, weights="none", image_size=224, extract_batch_size=BATCH)
-        )
+    of_trunk = name in ("folded", "fused", "compiled")
+    if of_trunk:
+        features = FeatureConfig(backbone=backbone, weights="none", image_size=224, extract_batch_size=BATCH)
+        with nullcontext() if name == "fused" else apart:
+            extractor = build_extractor(features)
+            _ = extractor.trunk
         network = torch.compile(extractor.trunk) if name == "compiled" else extractor.trunk
     elif name == "channels_last":
         network = network.to(memory_format=torch.channels_last)
@@ -91,7 +101,7 @@ def step(name: str, backbone: str, batches: int) -> Measurement:
     layout = torch.contiguous_format if name in ("eager", "kept") else torch.channels_last
 
     def run(count: int) -> None:
-        with torch.inference_mode() if name in ("folded", "compiled") else torch.no_grad():
+        with torch.inference_mode() if of_trunk else torch.no_grad():
             for _ in range(count):
                 network(loaded.preprocessing.normalize(images).contiguous(memory_format=layout))
 

@@ -9,13 +9,24 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def test_the_script_prints_a_line_for_each_step_measured_against_the_first(monkeypatch, capsys, in_ready_processes):
-    command = ["forward.py", "--backbone", "squeezenet1_1", "--steps", "eager", "threads"]
+    command = [
+        "forward.py",
+        "--backbone",
+        "squeezenet1_1",
+        "--steps",
+        "eager",
+        "folded",
+        "fused",
+        "bf16-apart",
+        "threads",
+    ]
     monkeypatch.setattr(sys, "argv", [*command, "--repetitions", "1", "--batches", "1"])
     main()
     lines = capsys.readouterr().out.rstrip().splitlines()
-    eager, threads = (line for line in lines if line.startswith(("eager", "+ a batch per core")))
-    assert "1.00" in eager.split()
-    assert threads.startswith("+ a batch per core")
+    table = [line for line in lines if any(word[:1].isdigit() for word in line.split()) and "224" not in line]
+    begun = ("eager", "+ BatchNorm folded", "+ activations", "bf16 instead, without", "+ a batch per core")
+    assert [line.startswith(words) for line, words in zip(table, begun, strict=False)] == [True] * 5
+    assert "1.00" in table[0].split()
     assert lines[-1].startswith("processor ")
 
 
