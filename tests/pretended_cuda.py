@@ -267,6 +267,10 @@ class CUDAGraph:
         device = _active()
         device.of_thread.recording = None
         if not self._is_valid:
+            device.faults.append(
+                "a recording has failed, after which torch before 2.12 gives no memory back that another stream than its "
+                "own has used: record nothing that waits"
+            )
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
         device.graphs.append(self)
 

@@ -250,6 +250,9 @@ def test_what_waits_cannot_be_recorded_and_leaves_the_thread_on_another_stream(p
             recorded(waits, given)
         assert torch.cuda.current_stream() is not stream  # as torch's own
     assert pretended_cuda.graphs == []
+    assert all("a recording has failed" in fault for fault in pretended_cuda.faults)
+    assert pretended_cuda.faults
+    pretended_cuda.faults.clear()
     torch.cuda.synchronize()
 
 
