@@ -295,6 +295,18 @@ def test_images_are_decoded_as_nvjpeg_does_it(pretended_cuda):
             decode_jpeg([whole, bad], device="cuda")
 
 
+def test_images_are_decoded_at_once_whatever_the_stream_still_has_to_do(pretended_cuda):
+    decode_jpeg = pytest.importorskip("torchcodec.decoders").decode_jpeg
+    torch.zeros(4, device="cuda").add_(1)
+    torch.cuda.current_stream().synchronize()
+    decode_jpeg([jpeg()], device="cuda")
+    torch.cuda.synchronize()
+    assert pretended_cuda.faults == []
+    torch.zeros(4, device="cuda").add_(1)
+    decode_jpeg([jpeg()], device="cuda")
+    assert "memory that the stream may still be using" in pretended_cuda.faults.pop()
+
+
 def test_resizing_with_antialiasing_takes_no_bytes_there(pretended_cuda):
     bytes_there = torch.zeros(1, 3, 8, 8, dtype=torch.uint8, device="cuda")
     with pytest.raises(NotImplementedError, match="Byte"):

@@ -12,8 +12,9 @@ import torch
 import torch.utils.deterministic
 from torch import Tensor
 
-from cache.errors import UsageError
+from cache.errors import CutonceError, UsageError
 from stages.runtime.cgroup import memory_left
+from stages.runtime.memory import is_out_of_memory
 
 
 def resolve_device(name: str) -> torch.device:
@@ -38,8 +39,45 @@ def resolve_device(name: str) -> torch.device:
         "mps": torch.backends.mps.is_available(),
     }
     if not available.get(device.type, False):
-        raise UsageError(f"`device` {name} is not available on this machine; use `device` auto or cpu")
+        why_not = f" ({_why_no_cuda()})" if device.type == "cuda" else ""
+        raise UsageError(f"`device` {name} is not available on this machine{why_not}; use `device` auto or cpu")
     return device
+
+
+def _why_no_cuda() -> str:
+    """Return why torch does not find a GPU of NVIDIA's or AMD's, or none of that number, in words."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"torch {torch.__version__} is a build for CPUs alone"
+    if torch.cuda.is_available():
+        return f"it has cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:  # no driver, one that is too old for this torch, no GPU
+        return str(error).split(". ")[0]
+    return f"torch {torch.__version__} finds none"
+
+
+def require_computing(device: torch.device) -> None:
+    """Have a device compute something, so that what keeps it from that is told at once.
+
+    Raises
+    ------
+    UsageError
+        If this torch has no code for the card, or the card is another's alone.
+    CutonceError
+        If its memory is taken.
+    """
+    try:
+        torch.zeros(1, device=device).add_(1)
+    except torch.OutOfMemoryError as error:
+        raise CutonceError(f"the memory of {device} is taken: free some of it, or use `device` cpu") from error
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        raise UsageError(
+            f"`device` {described(device)} does not compute with torch {torch.__version__} "
+            f"({str(error).splitlines()[0]}); use a torch that is made for it, or `device` cpu"
+        ) from error
 
 
 def described(device: torch.device) -> str:
@@ -142,6 +180,8 @@ def lists_bfloat16(cpuinfo: str) -> bool:
 
 def is_lost(error: BaseException) -> bool:
     """Return whether an error says that the device is of no use to this process any more."""
+    if is_out_of_memory(error):  # which CUDA itself says by the class of errors that a lost device has
+        return False
     words = str(error).lower()
     lost = (
         "illegal memory access",

@@ -5,14 +5,15 @@ import io
 import pytest
 import torch
 
+from cache.errors import CutonceError
 from stages.data.images import gpu_jpeg
 from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.gpu_jpeg import decode_jpegs, why_no_gpu_decoder
 from stages.data.images.jpeg_structure import JpegSize
-from stages.runtime.device import is_lost
 from tests.photographs import photograph
+from tests.pretended_cuda import DeviceError
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
 
 def encoded(number, side=16):
@@ -71,8 +72,47 @@ def test_no_room_for_one_image_and_a_lost_device_are_no_fault_of_the_image(monke
     with pytest.raises(RuntimeError, match="illegal memory access"):
         decode_jpegs([encoded(0)] * 4, sizes(4), CPU)
     assert calls == [4]
-    assert is_lost(RuntimeError("CUDA error: unspecified launch failure"))
-    assert not is_lost(RuntimeError("decoding failed"))
+    calls.clear()
+    fails(DeviceError("CUDA error: out of memory"))  # which is no lost device, although of its class
+    with pytest.raises(DeviceError, match="out of memory"):
+        decode_jpegs([encoded(0)] * 4, sizes(4), CPU)
+    assert calls == [4, 2, 1]
+
+
+def test_what_was_launched_before_is_waited_for_by_each_call(pretended_cuda):
+    """Else nvJPEG would write over what is still being read; the pretended device notes that."""
+    for number in range(3):
+        (image,) = decode_jpegs([encoded(number)], sizes(1), CUDA)
+        assert image.float().mul(2).sum() > 0
+    image.float()
+    assert why_no_gpu_decoder(CUDA) == ""
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_both_decoders_of_a_card_give_the_same_pixels(device, subsampling, mode):
+    """Baseline images are decoded by its engines, progressive ones by its cores; here both have the same coefficients.
+
+    Where they differ, features of baseline images differ between cards with engines and without, and the decoder's
+    name has to say which it was.
+    """
+    image = photograph((10, 90, 200), 3, side=200).resize((233, 175)).convert(mode)
+    files = []
+    for progressive in (False, True):
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=90, subsampling=subsampling, progressive=progressive)
+        files.append(torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8))
+    baseline, progressive = decode_jpegs(files, [JpegSize(175, 233)] * 2, torch.device(device))
+    assert torch.equal(baseline, progressive)
+
+
+def test_memory_that_is_taken_is_not_told_as_a_decoder_that_does_not_fit(pretended_cuda):
+    pretended_cuda.largest_allocation = 100
+    with pytest.raises(CutonceError, match=r"cuda:0 does not decode a single image \(CUDA out of memory.*free"):
+        why_no_gpu_decoder(CUDA)
+    pretended_cuda.largest_allocation = None
+    assert why_no_gpu_decoder(CUDA) == ""
 
 
 def test_why_a_device_decodes_nothing_is_said_in_words(monkeypatch):
