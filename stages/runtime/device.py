@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -105,12 +106,26 @@ def tf32(*, allowed: bool) -> Iterator[None]:
 
     The settings are the whole process's, so this is for one thread at a time: a GPU has one that feeds it.
     """
-    previous = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    before = [*_tf32_settings(torch.backends.cudnn), *_tf32_settings(torch.backends.cuda.matmul)]
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = previous
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def _tf32_settings(backend: Any) -> list[tuple[Any, str, Any]]:
+    """Return what is set of a backend: the objects, their attributes and the values.
+
+    From torch 2.9 on there are two names for it. Who has used the newer one alone, as a notebook may have, leaves the
+    older one unreadable.
+    """
+    try:
+        return [(backend, "allow_tf32", backend.allow_tf32)]
+    except RuntimeError:
+        parts = [backend.conv, backend.rnn] if hasattr(backend, "conv") else [backend]
+        return [(part, "fp32_precision", part.fp32_precision) for part in parts]
 
 
 def to_device(targets: Tensor, device: torch.device) -> Tensor:

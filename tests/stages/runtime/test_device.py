@@ -44,6 +44,21 @@ def test_tf32_is_as_it_was_afterwards_even_after_an_error(allowed):
     assert settings() == before
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has one name for it yet")
+def test_who_has_set_it_by_torchs_newer_name_finds_it_as_it_was():
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    try:
+        matmul.fp32_precision, cudnn.conv.fp32_precision = "tf32", "ieee"
+        with pytest.raises(RuntimeError):
+            matmul.allow_tf32  # noqa: B018
+        with tf32(allowed=False):
+            assert (cudnn.allow_tf32, matmul.allow_tf32) == (False, False)
+        assert (matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == ("tf32", "ieee", "tf32")
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
 def test_short_memory_is_no_lost_device_whoever_says_so():
     assert is_lost(RuntimeError("CUDA error: unspecified launch failure"))
     assert is_lost(DeviceError("CUDA error: misaligned address")) == (DeviceError is not RuntimeError)
