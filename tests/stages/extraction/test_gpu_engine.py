@@ -276,6 +276,26 @@ def test_extraction_on_a_gpu_gives_the_rows_of_a_cpu(pretended_cuda, tmp_path, o
     assert np.corrcoef(rows.ravel().astype(float), expected.ravel().astype(float))[0, 1] > 0.999
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small", "convnext_tiny", "timm:vit_tiny_patch16_224"])
+def test_networks_of_all_kinds_are_recorded(pretended_cuda, tmp_path, backbone, precision):
+    """None of them is taken for one that waits, in autocast neither."""
+    extractor = build_extractor(
+        FeatureConfig(
+            backbone=backbone,
+            weights="none",
+            image_size=224 if "vit" in backbone else 32,
+            cache=tmp_path,
+            precision=precision,
+            extract_batch_size=1,
+        )
+    )
+    images = torch.randint(256, (1, 3, *extractor.image_shape), dtype=torch.uint8).cuda()
+    first, again = extractor.forward_rows(images), extractor.forward_rows(images)
+    assert [graph.replays for graph in pretended_cuda.graphs] == [2]
+    assert torch.equal(first[0].cpu(), again[0].cpu())
+
+
 def test_a_gpu_computes_in_what_is_quickest_unless_told_otherwise(pretended_cuda, tmp_path):
     def precision(**options):
         return build_extractor(FeatureConfig(weights="none", image_size=32, cache=tmp_path, **options)).trunk.precision
