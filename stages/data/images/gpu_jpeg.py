@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Sequence
 from functools import cache
 
@@ -21,6 +22,10 @@ _LOG = logging.getLogger("cutonce")
 
 _PIXELS_AT_A_TIME = 1 << 28
 """Of one call: 0.8 GB of decoded images, beside what nvJPEG needs itself."""
+
+
+_ALLOCATOR_FAILURE = re.compile(r"(?i)\b(?:nvjpeg|decode batch|batch decoding|image info|jpeg stream)[^:\n]*: 5\b")
+"""In errors of TorchCodec: nvJPEG's status for no memory. That is no fault of an image: it is not for the CPU."""
 
 
 @cache
@@ -97,14 +102,17 @@ def _decoded_or_halved(encoded: Sequence[Tensor], device: torch.device) -> list[
         return _decoded(encoded, device)
     except (RuntimeError, ValueError) as error:  # the second of a file without bytes
         if len(encoded) == 1:
+            if _ALLOCATOR_FAILURE.search(str(error)):
+                raise torch.OutOfMemoryError(f"nvJPEG has no memory on {device}: {first_line(error)}") from error
             if is_out_of_memory(error) or is_lost(error):
                 raise
             _LOG.debug("the decoder of %s did not take an image: %s", device, first_line(error))
             return [None]
         if is_lost(error):
             raise
-        is_short = is_out_of_memory(error)
+        is_short = is_out_of_memory(error) or _ALLOCATOR_FAILURE.search(str(error)) is not None
     if is_short:
+        say_once(f"{device} has not enough memory to decode {len(encoded)} images at once: fewer are decoded at a time")
         free_cached(device)
     half = len(encoded) // 2
     return _decoded_or_halved(encoded[:half], device) + _decoded_or_halved(encoded[half:], device)

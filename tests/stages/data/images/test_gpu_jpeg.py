@@ -1,6 +1,7 @@
 """Calls of a decoder for many images, with a CPU as the device: those that fail are found, the others stay."""
 
 import io
+import logging
 
 import pytest
 import torch
@@ -77,6 +78,35 @@ def test_no_room_for_one_image_and_a_lost_device_are_no_fault_of_the_image(monke
     with pytest.raises(DeviceError, match="out of memory"):
         decode_jpegs([encoded(0)] * 4, sizes(4), CPU)
     assert calls == [4, 2, 1]
+
+
+@pytest.mark.parametrize(
+    "told", ["Failed to decode batch: 5", "nvjpegDecode failed: 5", "Failed to get image info: 5\nx"]
+)
+def test_no_memory_of_nvjpegs_own_sends_no_image_to_the_cpu(monkeypatch, caplog, told):
+    """Who decodes an image would depend on how much memory there is."""
+    calls, decoders = [], torchcodec_decoders()
+    decode = decoders.decode_jpeg
+
+    def short_of_memory(sources, device):
+        calls.append(len(sources))
+        if len(sources) > most:
+            raise RuntimeError(told)
+        return decode(sources, device=device)
+
+    monkeypatch.setattr(decoders, "decode_jpeg", short_of_memory)
+    caplog.set_level(logging.INFO, "cutonce")
+    gpu_jpeg.say_once.cache_clear()
+    most = 2
+    assert all(image is not None for image in decode_jpegs([encoded(0)] * 4, sizes(4), CPU))
+    assert calls == [4, 2, 2]
+    assert caplog.messages == ["cpu has not enough memory to decode 4 images at once: fewer are decoded at a time"]
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError, match=r"nvJPEG has no memory on cpu: .*: 5"):
+        decode_jpegs([encoded(0)] * 4, sizes(4), CPU)
+    for other in ("nvjpegDecode failed: 8", "Failed to decode batch: 51", "image 5: 5 of 6"):
+        told = other
+        assert decode_jpegs([encoded(0)], sizes(1), CPU) == [None]
 
 
 def test_what_was_launched_before_is_waited_for_by_each_call(pretended_cuda):
