@@ -118,6 +118,24 @@ def test_what_was_launched_before_is_waited_for_by_each_call(pretended_cuda):
     assert why_no_gpu_decoder(CUDA) == ""
 
 
+@pytest.mark.gpu
+def test_what_is_still_being_read_is_not_decoded_over():
+    """Memory that was let go of while it was being read is what torch gives to the next image of the size."""
+    files, sizes_of = [encoded(number, side=256) for number in range(32)], sizes(32, side=256)
+    decode_jpegs(files, sizes_of, CUDA)
+    factors = torch.randn(4096, 4096, device=CUDA) / 64
+    for _ in range(10):
+        images = decode_jpegs(files, sizes_of, CUDA)
+        expected = [int(image.sum()) for image in images]
+        product = factors
+        for _ in range(20):  # some ten milliseconds
+            product = product @ factors
+        sums = [image.sum() for image in images]
+        del images
+        decode_jpegs(files[::-1], sizes_of, CUDA)
+        assert [int(total) for total in sums] == expected
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
