@@ -135,10 +135,13 @@ def to_device(targets: Tensor, device: torch.device) -> Tensor:
 
 
 def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device; what NVIDIA's GPU copies from pinned memory, nobody waits for."""
+    """Return a tensor on a device; what NVIDIA's GPU copies from pinned memory, nobody waits for.
+
+    Others are waited for: what they would still copy may be let go of by then, and only pinned memory is kept for that.
+    """
     if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 _PAYS_FROM = 1 << 30

@@ -19,7 +19,13 @@ def test_memory_that_torch_holds_for_later_is_free(monkeypatch, pretended_cuda):
 
 def test_apples_gpu_is_given_no_float64(monkeypatch):
     given = []
-    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, **_: given.append((device.type, tensor.dtype)))
+    waits = []
+
+    def to(tensor, device, *, non_blocking):
+        given.append((device.type, tensor.dtype))
+        waits.append((device.type, not non_blocking))
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # there may be nobody to pin it for
     for name in ("mps", "cuda"):
         for dtype in (torch.float64, torch.int64):
@@ -30,6 +36,7 @@ def test_apples_gpu_is_given_no_float64(monkeypatch):
         ("cuda", torch.float64),
         ("cuda", torch.int64),
     ]
+    assert set(waits) == {("mps", True), ("cuda", False)}  # whose memory is kept until it is copied
 
 
 @pytest.mark.parametrize("allowed", [True, False])
