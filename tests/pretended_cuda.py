@@ -267,6 +267,10 @@ class CUDAGraph:
         device = _active()
         device.of_thread.recording = None
         if not self._is_valid:
+            device.faults.append(
+                "a recording has failed, after which torch before 2.12 gives no memory back that another stream than its "
+                "own has used: record nothing that waits"
+            )
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
         device.graphs.append(self)
 
@@ -707,10 +711,18 @@ def _register_autocast() -> None:
 # nvJPEG
 
 
-def decode_jpegs_as_nvjpeg(sources: list[Tensor], mode: int, device: Any) -> list[Tensor]:
-    """Decode as nvJPEG does: damaged data without an error, and one file that is none fails the whole call."""
+def decode_jpegs_as_nvjpeg(sources: list[Tensor], mode: int, _device: Any) -> list[Tensor]:
+    """Decode as nvJPEG does: damaged data without an error, and one file that is none fails the whole call.
+
+    And at once, whatever its stream still has to do, as the engines of an H100 do it (TorchCodec before 0.17).
+    """
     from torchcodec.decoders import ImageReadMode
 
+    device, stream = _active(), _active().current
+    if device.host.get(stream, 0) < stream.clock[stream]:
+        device.faults.append(
+            "images are decoded into memory that the stream may still be using: wait for it, as nvJPEG does not"
+        )
     images = [_decode_silently(source.numpy().tobytes()) for source in sources]
     if ImageReadMode(mode) is not ImageReadMode.RGB:
         raise NotImplementedError("Pretended CUDA: images are decoded to RGB only")

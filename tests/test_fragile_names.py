@@ -9,7 +9,7 @@ NAMES = [
     *("torch._subclasses.fake_tensor.FakeTensorMode", "torch.multiprocessing.reductions.StorageWeakRef"),
     *("torch.utils._pytree.tree_leaves", "torch.utils._python_dispatch.TorchDispatchMode"),
     *("torch.backends.mha.set_fastpath_enabled", "torch.backends.mha.get_fastpath_enabled"),
-    *("torch.default_generator", "torch._sample_dirichlet"),
+    *("torch.default_generator", "torch._sample_dirichlet", "torch._C.DisableTorchFunction"),
     "torch.distributed.rendezvous.rendezvous",
     *("torchvision.models.feature_extraction.NodePathTracer", "timm.models.get_notrace_modules"),
     "timm.models.get_notrace_functions",
@@ -20,6 +20,15 @@ NAMES = [
 def test_a_name_that_is_not_promised_is_still_there(name):
     module, _, attribute = name.rpartition(".")
     assert hasattr(import_module(module), attribute), f"{name} has moved"
+
+
+def test_an_operator_still_takes_itself_apart():
+    """What cannot be recorded as a CUDA graph is found by the parts of operators."""
+    values = torch.arange(4.0)
+    with torch.inference_mode():
+        assert torch.ops.aten.item.default.decompose(values[1]) == 1
+    assert torch.ops.aten.add.Tensor.decompose(values, values) is NotImplemented
+    assert torch.ops.aten.add.Tensor.overloadpacket.__name__ == "add"
 
 
 def test_a_tracer_still_tells_the_paths_of_its_nodes():

@@ -250,6 +250,9 @@ def test_what_waits_cannot_be_recorded_and_leaves_the_thread_on_another_stream(p
             recorded(waits, given)
         assert torch.cuda.current_stream() is not stream  # as torch's own
     assert pretended_cuda.graphs == []
+    assert all("a recording has failed" in fault for fault in pretended_cuda.faults)
+    assert pretended_cuda.faults
+    pretended_cuda.faults.clear()
     torch.cuda.synchronize()
 
 
@@ -290,6 +293,18 @@ def test_images_are_decoded_as_nvjpeg_does_it(pretended_cuda):
     for bad in (b"text", b"", jpeg("CMYK")):
         with pytest.raises((RuntimeError, ValueError), match=r"nvjpeg|buffer length"):
             decode_jpeg([whole, bad], device="cuda")
+
+
+def test_images_are_decoded_at_once_whatever_the_stream_still_has_to_do(pretended_cuda):
+    decode_jpeg = pytest.importorskip("torchcodec.decoders").decode_jpeg
+    torch.zeros(4, device="cuda").add_(1)
+    torch.cuda.current_stream().synchronize()
+    decode_jpeg([jpeg()], device="cuda")
+    torch.cuda.synchronize()
+    assert pretended_cuda.faults == []
+    torch.zeros(4, device="cuda").add_(1)
+    decode_jpeg([jpeg()], device="cuda")
+    assert "memory that the stream may still be using" in pretended_cuda.faults.pop()
 
 
 def test_resizing_with_antialiasing_takes_no_bytes_there(pretended_cuda):

@@ -43,7 +43,8 @@ from stages.network.graph.taps import TapLayout
 from stages.network.graph.trunk import FrozenTrunk, Precision, auto_batch_size, precision_on
 from stages.network.map_layout import MapLayout
 from stages.runtime.allocator import tune_malloc
-from stages.runtime.device import compute_deterministically, is_lost, resolve_device
+from stages.runtime.device import compute_deterministically, is_lost, require_computing, resolve_device
+from stages.runtime.memory import is_out_of_memory
 from stages.runtime.seeding import seed_from
 from stages.runtime.threads import usable_cores
 
@@ -392,6 +393,11 @@ class Extractor:
         try:
             yield from engine(requests, compute, self.device, self.batch_size, self.threads, renderings)
         except RuntimeError as error:
+            if is_out_of_memory(error) and self.device.type != "cpu":
+                raise CutonceError(
+                    f"the memory of {self.device}, or what of this machine's it copies to, is not enough "
+                    f"({str(error).splitlines()[0]}): free some of it, or take a smaller `extract_batch_size`"
+                ) from error
             if not is_lost(error):
                 raise
             raise CutonceError(
@@ -484,6 +490,7 @@ def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) ->
     device = resolve_device(options.device)
     if options.deterministic and device.type != "cpu":
         compute_deterministically()
+    require_computing(device)
     get_engine(options.engine, device)
     if backbone is None:
         backbone = load_backbone(

@@ -37,7 +37,7 @@ from stages.data.encoded_files import read_encoded
 from stages.data.image_stream import ImageRequest, render
 from stages.data.images.batched_render import render_batch
 from stages.data.images.decode import PIXEL_LIMIT
-from stages.data.images.gpu_jpeg import decode_jpegs
+from stages.data.images.gpu_jpeg import decode_jpegs, parts_with_room
 from stages.data.images.jpeg_structure import JpegSize
 from stages.data.images.preprocessing import Preprocessing, stack_pixels
 from stages.data.images.rgb import UnreadableImageError
@@ -251,8 +251,11 @@ class _Decoder:
         rows = _Rows(part)
         try:
             with self._streams.decoding(), torch.inference_mode():
-                decoded = decode_jpegs(part.encoded, part.sizes, self._device)
-                rows.render(zip(part.places, decoded, strict=True), self._at_once)
+                for some in parts_with_room(part.sizes):  # photographs are large as long as they are whole
+                    of_some = slice(some.start, some.stop)
+                    decoded = decode_jpegs(part.encoded[of_some], part.sizes[of_some], self._device)
+                    rows.render(zip(part.places[of_some], decoded, strict=True), self._at_once)
+                    del decoded
                 rows.take_from_cpu(self._device)
                 indices, images = rows.in_order()
                 ready = self._streams.event()

@@ -28,7 +28,7 @@ from stages.data.augment.plan import NotPlannableError, Plan
 from stages.data.augment.policy import Augmentation
 from stages.data.encoded_files import read_encoded
 from stages.data.images.decode import PIXEL_LIMIT
-from stages.data.images.gpu_jpeg import decode_jpegs
+from stages.data.images.gpu_jpeg import decode_jpegs, parts_with_room
 from stages.data.images.jpeg_structure import JpegSize
 from stages.data.images.preprocessing import stack_pixels
 from stages.data.images.reading import Reading
@@ -343,10 +343,8 @@ class DeviceRenderer:
             if batch.places:
                 pieces.append(uploaded(batch.rendered, self._device))
             if batch.jpegs:
-                # of samples of several images there may be many, and photographs are large as long as they are whole
-                most = len(batch.jpegs) if batch.samples is None else batch.samples.at_a_time
-                for first in range(0, len(batch.jpegs), most):
-                    pieces.append(self._in_halves([(batch, jpeg) for jpeg in batch.jpegs[first : first + most]]))
+                for some in self._parts(batch):
+                    pieces.append(self._in_halves([(batch, jpeg) for jpeg in some]))
                 places += [jpeg.place for jpeg in batch.jpegs]
             images = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
             if places != sorted(places):
@@ -357,6 +355,18 @@ class DeviceRenderer:
                 ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 ready.record(self._stream)
         return RenderedBatch(images, batch, ready)
+
+    @staticmethod
+    def _parts(batch: EncodedBatch) -> Iterator[list[EncodedJpeg]]:
+        """Yield the JPEGs of a batch, as many at a time as are decoded and rendered at once.
+
+        Of samples of several images there may be many, and photographs are large as long as they are whole.
+        """
+        most = len(batch.jpegs) if batch.samples is None else batch.samples.at_a_time
+        for first in range(0, len(batch.jpegs), most):
+            jpegs = batch.jpegs[first : first + most]
+            for part in parts_with_room([jpeg.size for jpeg in jpegs]):
+                yield jpegs[part.start : part.stop]
 
     def _beside(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)

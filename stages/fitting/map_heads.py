@@ -21,7 +21,7 @@ from stages.fitting.feature_rows import AnyFeatureRows, in_batches
 from stages.fitting.problem import FitProblem, PixelTargets, full_batches_of_views
 from stages.network.heads.base import Head
 from stages.network.heads.map_head import MapHead, resized
-from stages.runtime.device import supports_bf16
+from stages.runtime.device import supports_bf16, uploaded
 from stages.runtime.seeding import epoch_seed
 from stages.tasks.base import Statistics, Task, TensorBatch, find_metric
 from stages.training.config import TrainConfig
@@ -173,10 +173,10 @@ class MapHeadTraining:
         """Nothing is kept on disk: a head that was stopped is trained again."""
 
     def _inputs(self, block: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(block).to(self._problem.device).float()
+        return uploaded(torch.from_numpy(block), self._problem.device).float()
 
     def _targets(self, places: NDArray[np.int64], views: NDArray[np.int64] | None = None) -> Tensor:
-        return torch.from_numpy(self._masks.thinned(places, self._size, views)).to(self._problem.device)
+        return uploaded(torch.from_numpy(self._masks.thinned(places, self._size, views)), self._problem.device)
 
     def _losses(self, rows: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each image, [b]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -15,6 +15,7 @@ from torch.nn.functional import linear
 
 from stages.fitting.feature_rows import AnyFeatureRows
 from stages.network.aggregate import split_bags
+from stages.runtime.device import uploaded
 
 Scaling = Literal["none", "standard", "l2"]
 
@@ -44,12 +45,15 @@ class Standardizer:
     total, squares : Tensor or None
         Sums of the rows less `shift`, and of their squares, float64 [d].
     count : int
+    on_devices : dict
+        The moments where rows are, brought there once and not for each step.
     """
 
     shift: Tensor | None = None
     total: Tensor | None = None
     squares: Tensor | None = None
     count: int = 0
+    on_devices: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, rows: AnyFeatureRows) -> Standardizer:
@@ -85,7 +89,10 @@ class Standardizer:
 
     def transform(self, block: Tensor) -> Tensor:
         """Return rows, float32 [b, d], of mean 0 and standard deviation 1, on the device they are on."""
-        mean, scale = (moment.to(block.device) for moment in self.moments)
+        if block.device not in self.on_devices:
+            mean, scale = self.moments
+            self.on_devices[block.device] = uploaded(mean, block.device), uploaded(scale, block.device)
+        mean, scale = self.on_devices[block.device]
         return block.sub(mean).div_(scale)
 
     @torch.no_grad()

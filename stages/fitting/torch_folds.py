@@ -23,6 +23,7 @@ from stages.fitting.scores import selection_score
 from stages.fitting.standardize import Standardizer
 from stages.fitting.vmap_heads import VmapHeads
 from stages.network.heads.base import Head
+from stages.runtime.device import uploaded
 from stages.runtime.seeding import epoch_seed
 from stages.training.history import validation_rank
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
@@ -46,7 +47,7 @@ class _Fold:
 
     def inputs(self, block: NDArray[np.floating], device: torch.device) -> Tensor:
         """Return rows as the heads of this fold take them."""
-        rows = torch.from_numpy(block).to(device).float()
+        rows = uploaded(torch.from_numpy(block), device).float()
         return rows if self.scaler is None else self.scaler.transform(rows)
 
 
@@ -215,9 +216,9 @@ class _FoldedHeads:
     def _stacked(self, blocks: Sequence[Block]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return rows, targets and weights of a step, [M, b, ...] each, from the batch of each fold."""
         labels = np.stack([self._rows.labels[indices] for indices, _ in blocks])
-        targets = torch.from_numpy(labels).to(self._problem.device)
+        targets = uploaded(torch.from_numpy(labels), self._problem.device)
         weights = [
-            fold.weights[torch.from_numpy(indices)]
+            fold.weights[uploaded(torch.from_numpy(indices), self._problem.device)]
             for fold, (indices, _) in zip(self.folds, blocks, strict=True)
             if fold.weights is not None
         ]

@@ -27,6 +27,7 @@ from stages.fitting.vmap_heads import VmapHeads
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import JoinedHead
 from stages.network.heads.registry import build_head, recipe_of_head
+from stages.runtime.device import uploaded
 from stages.runtime.progress import progress
 from stages.runtime.seeding import epoch_seed, preserve_rng_state
 from stages.runtime.threads import single_threaded
@@ -183,7 +184,7 @@ class _HeadsSideBySide:
         sample_weights = task.weights(rows.labels) if problem.balanced else None
         self._sample_weights = torch.from_numpy(sample_weights) if sample_weights is not None else None
         self._epoch = 0
-        self._loss_sums = torch.zeros(0)
+        self._loss_sums = torch.zeros(0)  # where the heads are: to read it is to wait
         self._tallies: list[RunningMetrics] = []
 
     def train_epoch(self, epoch: int) -> None:
@@ -192,19 +193,20 @@ class _HeadsSideBySide:
         seed = epoch_seed(self.config.seed, epoch)
         torch.manual_seed(seed)
         self._heads.train(True)
-        self._loss_sums = torch.zeros(self._heads.size)
+        device = self._problem.device
+        self._loss_sums = torch.zeros(self._heads.size, device=device)
         self._tallies = [RunningMetrics() for _ in self.settings]
         unscored: list[tuple[Tensor, Tensor]] = []
         for indices, block in full_batches(self._rows, self._problem, seed):
-            targets = torch.from_numpy(self._rows.labels[indices]).to(self._problem.device)
-            logits = self._heads.logits(_inputs(block, self._scaler, self._problem.device))
+            targets = uploaded(torch.from_numpy(self._rows.labels[indices]), device)
+            logits = self._heads.logits(_inputs(block, self._scaler, device))
             losses = self._losses(logits, targets, indices)
             group = self._lr_driver.param_groups[0]
             # a head whose loss is lost stays where it is; the others go on
             self._heads.step(losses.nan_to_num(0.0, 0.0, 0.0), group["lr"], group["betas"][0])
             self._lr_driver.step()
             self._schedule.step()
-            self._loss_sums += losses.detach().cpu() * len(indices)
+            self._loss_sums += losses.detach() * len(indices)
             unscored.append((logits.detach(), targets))
             if len(unscored) * len(targets) >= BATCH_ROWS:  # scoring each step would take longer than the step
                 self._score(unscored)
@@ -242,7 +244,7 @@ class _HeadsSideBySide:
         """Return the mean loss of each head, [M]."""
         weights, heads = None, len(logits)
         if self._sample_weights is not None:
-            weights = self._sample_weights[torch.from_numpy(indices)].to(self._problem.device)
+            weights = uploaded(self._sample_weights[torch.from_numpy(indices)], self._problem.device)
         of_labels = weights is not None and weights.ndim == 2
         losses = self._problem.task.loss(
             logits.flatten(0, 1),
@@ -258,7 +260,7 @@ class _HeadsSideBySide:
     def _score(self, steps: list[tuple[Tensor, Tensor]]) -> None:
         """Add the logits [M, b, ...] and targets of some steps to what the heads scored in the epoch."""
         logits, targets = torch.cat([pair[0] for pair in steps], dim=1), torch.cat([pair[1] for pair in steps])
-        for tally, head_logits, loss_sum in zip(self._tallies, logits, self._loss_sums, strict=True):
+        for tally, head_logits, loss_sum in zip(self._tallies, logits, self._loss_sums.cpu(), strict=True):
             if not loss_sum.isfinite():  # this head is lost, and statistics of its output would be refused
                 continue
             sums = sums_of(self._metric, statistics_of(self._problem.task, head_logits, targets))
@@ -275,7 +277,7 @@ class _HeadsSideBySide:
 
 
 def _inputs(block: Any, scaler: Standardizer | None, device: torch.device) -> Tensor:
-    rows = torch.from_numpy(block).to(device).float()
+    rows = uploaded(torch.from_numpy(block), device).float()
     return rows if scaler is None else scaler.transform(rows)
 
 

@@ -53,8 +53,8 @@ def measured() -> Iterator[Cost]:
             if finished.wait(0.1):
                 return
 
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    for device in _gpus_in_use():
+        torch.cuda.reset_peak_memory_stats(device)
     sampler = threading.Thread(target=sample_until_finished, name="peak-memory", daemon=True)
     wall, cpu = time.perf_counter(), _cpu_seconds(process)
     sampler.start()
@@ -65,8 +65,12 @@ def measured() -> Iterator[Cost]:
         cost.cpu_seconds = _cpu_seconds(process) - cpu
         finished.set()
         sampler.join()
-        if torch.cuda.is_available():
-            cost.peak_memory_bytes += torch.cuda.max_memory_allocated()
+        cost.peak_memory_bytes += sum(torch.cuda.max_memory_allocated(device) for device in _gpus_in_use())
+
+
+def _gpus_in_use() -> range:
+    """Return the numbers of the GPUs if this process uses any yet: to ask begins with one, on a run of the CPU too."""
+    return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)  # type: ignore[no-untyped-call]
 
 
 def _resident_bytes(process: psutil.Process) -> int:

@@ -6,14 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 import torch.utils.deterministic
 from torch import Tensor
 
-from cache.errors import UsageError
+from cache.errors import CutonceError, UsageError
 from stages.runtime.cgroup import memory_left
+from stages.runtime.memory import is_out_of_memory
 
 
 def resolve_device(name: str) -> torch.device:
@@ -38,8 +40,45 @@ def resolve_device(name: str) -> torch.device:
         "mps": torch.backends.mps.is_available(),
     }
     if not available.get(device.type, False):
-        raise UsageError(f"`device` {name} is not available on this machine; use `device` auto or cpu")
+        why_not = f" ({_why_no_cuda()})" if device.type == "cuda" else ""
+        raise UsageError(f"`device` {name} is not available on this machine{why_not}; use `device` auto or cpu")
     return device
+
+
+def _why_no_cuda() -> str:
+    """Return why torch does not find a GPU of NVIDIA's or AMD's, or none of that number, in words."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"torch {torch.__version__} is a build for CPUs alone"
+    if torch.cuda.is_available():
+        return f"it has cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:  # no driver, one that is too old for this torch, no GPU
+        return str(error).split(". ")[0]
+    return f"torch {torch.__version__} finds none"
+
+
+def require_computing(device: torch.device) -> None:
+    """Have a device compute something, so that what keeps it from that is told at once.
+
+    Raises
+    ------
+    UsageError
+        If this torch has no code for the card, or the card is another's alone.
+    CutonceError
+        If its memory is taken.
+    """
+    try:
+        torch.zeros(1, device=device).add_(1)
+    except torch.OutOfMemoryError as error:
+        raise CutonceError(f"the memory of {device} is taken: free some of it, or use `device` cpu") from error
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        raise UsageError(
+            f"`device` {described(device)} does not compute with torch {torch.__version__} "
+            f"({str(error).splitlines()[0]}); use a torch that is made for it, or `device` cpu"
+        ) from error
 
 
 def described(device: torch.device) -> str:
@@ -67,12 +106,26 @@ def tf32(*, allowed: bool) -> Iterator[None]:
 
     The settings are the whole process's, so this is for one thread at a time: a GPU has one that feeds it.
     """
-    previous = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    before = [*_tf32_settings(torch.backends.cudnn), *_tf32_settings(torch.backends.cuda.matmul)]
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = previous
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def _tf32_settings(backend: Any) -> list[tuple[Any, str, Any]]:
+    """Return what is set of a backend: the objects, their attributes and the values.
+
+    From torch 2.9 on there are two names for it. Who has used the newer one alone, as a notebook may have, leaves the
+    older one unreadable.
+    """
+    try:
+        return [(backend, "allow_tf32", backend.allow_tf32)]
+    except RuntimeError:
+        parts = [backend.conv, backend.rnn] if hasattr(backend, "conv") else [backend]
+        return [(part, "fp32_precision", part.fp32_precision) for part in parts]
 
 
 def to_device(targets: Tensor, device: torch.device) -> Tensor:
@@ -82,10 +135,13 @@ def to_device(targets: Tensor, device: torch.device) -> Tensor:
 
 
 def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device; what NVIDIA's GPU copies from pinned memory, nobody waits for."""
+    """Return a tensor on a device; what NVIDIA's GPU copies from pinned memory, nobody waits for.
+
+    Others are waited for: what they would still copy may be let go of by then, and only pinned memory is kept for that.
+    """
     if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 _PAYS_FROM = 1 << 30
@@ -142,6 +198,8 @@ def lists_bfloat16(cpuinfo: str) -> bool:
 
 def is_lost(error: BaseException) -> bool:
     """Return whether an error says that the device is of no use to this process any more."""
+    if is_out_of_memory(error):  # which CUDA itself says by the class of errors that a lost device has
+        return False
     words = str(error).lower()
     lost = (
         "illegal memory access",

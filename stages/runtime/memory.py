@@ -15,7 +15,7 @@ Rows = TypeVar("Rows", bound=Tensor | list[Tensor])
 """What is computed: a row for each thing, in one tensor or in each of several."""
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory was short; on CPU and MPS torch says so by the message alone."""
     return isinstance(error, torch.OutOfMemoryError) or any(
         phrase in str(error) for phrase in ("out of memory", "can't allocate memory")

@@ -44,8 +44,13 @@ class NotPlannableError(Exception):
     """A transform does what cannot be written down."""
 
 
+_PIXEL = torch.zeros(1, dtype=torch.uint8)
+
+
 class PlannedImage(tv_tensors.Image):  # type: ignore[misc]
     """An image that has a size and no pixels, and remembers what was done to it.
+
+    One is made for each operation of each view, so that is to be quick.
 
     Attributes
     ----------
@@ -53,13 +58,20 @@ class PlannedImage(tv_tensors.Image):  # type: ignore[misc]
     """
 
     steps: tuple[Step, ...]
+    _shape: torch.Size
 
     @classmethod
     def of_size(cls, height: int, width: int, steps: tuple[Step, ...] = ()) -> PlannedImage:
         """Return one of a size, [3, H, W]; there is a single number behind it."""
-        image: PlannedImage = torch.empty(1, dtype=torch.uint8).expand(3, height, width).as_subclass(cls)
-        image.steps = steps
+        with torch._C.DisableTorchFunction():  # nothing is drawn here
+            image: PlannedImage = _PIXEL.expand(3, height, width).as_subclass(cls)
+        image.steps, image._shape = steps, torch.Size((3, height, width))
         return image
+
+    @property
+    def shape(self) -> torch.Size:
+        """The size, which torchvision asks for many times, without asking torch."""
+        return self._shape
 
     def after(self, name: str, arguments: dict[str, Any], size: Sequence[int]) -> PlannedImage:
         """Return it with one more operation, after which it has this height and width."""

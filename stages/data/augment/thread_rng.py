@@ -47,5 +47,6 @@ class ThreadGenerator(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        generator_option = {"generator": self.generator} if func in _DRAWS else {}
-        return func(*args, **{**(kwargs or {}), **generator_option})
+        if func not in _DRAWS:
+            return func(*args, **(kwargs or {}))
+        return func(*args, **{**(kwargs or {}), "generator": self.generator})

@@ -138,7 +138,7 @@ def perspective(share: float, preprocessing: Preprocessing) -> Transform:
 def colorjitter(share: float, preprocessing: Preprocessing) -> Transform:
     """Random brightness, contrast and saturation."""
     # no change of hue: it takes longer than all the rest together
-    jitter = v2.ColorJitter(brightness=share, contrast=share, saturation=share)
+    jitter = _ColorJitter(brightness=share, contrast=share, saturation=share)
     return Transform(f"brightness, contrast and saturation changed by up to {share:.0%}", jitter)
 
 
@@ -247,6 +247,15 @@ class _EvaluationView:
         else:
             view = self.preprocessing.render(image)
         return _all_of([view, *(mask_view(self.preprocessing, mask) for mask in masks)])
+
+
+class _ColorJitter(v2.ColorJitter):  # type: ignore[misc]
+    """Changes of color in an order that is drawn, as numbers: to compare those of a tensor takes a dozen operations."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw what torchvision's draws."""
+        params: dict[str, Any] = super().make_params(flat_inputs)
+        return {**params, "fn_idx": params["fn_idx"].tolist()}
 
 
 class _MovesMasks:

@@ -162,15 +162,14 @@ class _Resampling:
     def __init__(self, sides: Sequence[_Side], seen: int, interpolation: str, device: torch.device) -> None:
         self.covers = all(side.first >= 0 and side.first + seen <= side.resized for side in sides)
         length, resized, first = uploaded(torch.tensor(sides, dtype=torch.float64), device).T[:, :, None]
-        self._last = length.long() - 1
         number = torch.arange(seen, dtype=torch.float64, device=device) + first
         self.inside = (number >= 0) & (number < resized)
         ratio = length / resized
         if interpolation in ("nearest", "nearest-exact"):
             shift = 0.5 if interpolation == "nearest-exact" else 0.0
             # in 32 bits, as torch does it: what lies on the edge of two pixels falls as there
-            self._starts = ((number + shift).float() * ratio.float()).floor().long()
-            self._weights = torch.ones((*self._starts.shape, 1), dtype=torch.float32, device=device)
+            starts = ((number + shift).float() * ratio.float()).floor()
+            self._take(starts, torch.ones((*starts.shape, 1), dtype=torch.float32, device=device), length)
             return
         width = ratio.clamp(min=1)
         support = _SUPPORT[interpolation] * width
@@ -186,19 +185,24 @@ class _Resampling:
         total = weights[..., 0].clone()
         for tap in range(1, taps):
             total += weights[..., tap]
-        self._weights = (weights / torch.where(total == 0, 1.0, total)[..., None]).float()
-        self._starts = starts.long()
+        self._take(starts, (weights / torch.where(total == 0, 1.0, total)[..., None]).float(), length)
+
+    def _take(self, starts: Tensor, weights: Tensor, lengths: Tensor) -> None:
+        """Keep the pixels of the sums, int64 [taps, b, seen], and their weights; what lies beside an image weighs 0."""
+        taps = torch.arange(weights.shape[2], device=starts.device)
+        pixels = (starts.long() + taps[:, None, None]).clamp_(min=0)
+        self._taken, self._weights = torch.minimum(pixels, lengths.long() - 1), weights
 
     def along(self, pixels: Tensor, axis: int) -> Tensor:
         """Return the sums along axis 2 or 3 of pixels, uint8 [b, 3, H, W], that side as long as the view's."""
         shape = list(pixels.shape)
-        shape[axis] = self._starts.shape[1]
+        shape[axis] = self._taken.shape[2]
         sums = torch.zeros(shape, dtype=torch.float32, device=pixels.device)
-        for tap in range(self._weights.shape[2]):
-            taken = torch.minimum((self._starts + tap).clamp(min=0), self._last)
+        # of a large photograph there are some twenty taps: three launches for each
+        for taken, weights in zip(self._taken, self._weights.unbind(2), strict=True):
             gathered = pixels.gather(axis, _across(taken, axis).expand(shape))
             # two steps, as a fused one rounds otherwise on some processors
-            sums += gathered * _across(self._weights[..., tap], axis)
+            sums += gathered * _across(weights, axis)
         return sums.add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)  # halves upwards, as there
 
 

@@ -24,7 +24,7 @@ from stages.data.images.codecs import decode_deep_png, first_line, rgb_decoder
 from stages.data.images.file_kinds import describe_unknown, open_image_format
 from stages.data.images.jpeg2000 import deep_color_samples, is_deep_color
 from stages.data.images.pages import choose_pages, count_pages, has_pages
-from stages.data.images.png import significant_samples
+from stages.data.images.png import has_exif, significant_samples
 from stages.data.images.reading import PAGES_LEFT, PLAIN, Reading
 from stages.data.images.rgb import (
     DECODE_ERRORS,
@@ -168,7 +168,7 @@ def _quick_decoder(data: bytes, image: Image.Image) -> Callable[[bytes], Tensor]
     if image.format == "WEBP" and image.mode == "RGB":
         return rgb_decoder("webp")
     # the orientation may stand behind the pixels, too, where no header has it yet
-    if image.format == "PNG" and image.mode in ("RGB", "L") and data[24] == 8 and b"eXIf" not in data:
+    if image.format == "PNG" and image.mode in ("RGB", "L") and data[24] == 8 and not has_exif(data):
         return rgb_decoder("png")
     return None
 

@@ -3,6 +3,7 @@
 import os
 import random
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from stages.data.augment.batched import render_planned
 from stages.data.augment.policy import Augmentation, augmentation
 from stages.data.augment.transforms import Transform
 from stages.data.image_stream import ImageRequest, RequestedViews
+from stages.data.images import gpu_jpeg
 from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.preprocessing import Preprocessing, stack_pixels
 from stages.data.images.reading import Reading
@@ -146,6 +148,28 @@ def test_an_image_that_the_decoder_does_not_take_is_decoded_by_the_cpu_and_its_c
     np.testing.assert_allclose(others, pixels, atol=2)
 
 
+def test_photographs_are_let_go_of_before_more_are_decoded(files, monkeypatch):
+    """Of a batch of 256 with 12 megapixels each there would be nine gigabytes."""
+    expected = outcome(run(map(plain, files)))
+    decoders = torchcodec_decoders()
+    decode = decoders.decode_jpeg
+    alive, most = weakref.WeakSet(), []
+
+    def watched(source, **settings):
+        decoded = decode(source, **settings)
+        if isinstance(source, list):
+            most.append(len(alive))
+            alive.update(decoded)
+        return decoded
+
+    monkeypatch.setattr(decoders, "decode_jpeg", watched)
+    monkeypatch.setattr(gpu_jpeg, "_PIXELS_AT_A_TIME", 10_000)
+    rows, *rest = outcome(run(map(plain, files)))
+    assert len(most) > 8
+    assert max(most) == 0
+    assert (rest, all(map(np.array_equal, rows, expected[0]))) == ([*expected[1:]], True)
+
+
 def test_several_renderings_of_an_image_follow_each_other(files):
     def renderings(image):
         return stack_pixels([PREPROCESSING.render(image), 255 - PREPROCESSING.render(image)])
@@ -243,12 +267,33 @@ def test_extraction_on_a_gpu_gives_the_rows_of_a_cpu(pretended_cuda, tmp_path, o
     rows, report, extractor = features(folder, tmp_path / "cache", precision="fp32", **options)
     assert extractor.reading.decoder == "pixels+nvjpeg/2"
     assert extractor.device.type == "cuda"
+    assert sum(graph.replays for graph in pretended_cuda.graphs) > 0
     assert set(report.shares) >= {"read", "decode", "forward", "copy", "interpreter", "write"}
     expected, _, laptop = features(folder, tmp_path / "cache", device="cpu", **options)
     assert laptop.reading.decoder == "pixels/2"
     assert laptop.trunk.precision == "fp32"
     assert report.fingerprints != [tap.cache.spec.fingerprint for tap in laptop.taps]
     assert np.corrcoef(rows.ravel().astype(float), expected.ravel().astype(float))[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small", "convnext_tiny", "timm:vit_tiny_patch16_224"])
+def test_networks_of_all_kinds_are_recorded(pretended_cuda, tmp_path, backbone, precision):
+    """None of them is taken for one that waits, in autocast neither."""
+    extractor = build_extractor(
+        FeatureConfig(
+            backbone=backbone,
+            weights="none",
+            image_size=224 if "vit" in backbone else 32,
+            cache=tmp_path,
+            precision=precision,
+            extract_batch_size=1,
+        )
+    )
+    images = torch.randint(256, (1, 3, *extractor.image_shape), dtype=torch.uint8).cuda()
+    first, again = extractor.forward_rows(images), extractor.forward_rows(images)
+    assert [graph.replays for graph in pretended_cuda.graphs] == [2]
+    assert torch.equal(first[0].cpu(), again[0].cpu())
 
 
 def test_a_gpu_computes_in_what_is_quickest_unless_told_otherwise(pretended_cuda, tmp_path):

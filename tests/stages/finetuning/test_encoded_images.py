@@ -1,6 +1,7 @@
 """Training images decoded and augmented by a device: the renderings that a CPU makes one by one, of the same seeds."""
 
 import io
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.data.augment.policy import Augmentation, augmentation
 from stages.data.augment.transforms import Transform
+from stages.data.images import gpu_jpeg
 from stages.data.images.gpu_jpeg import decode_jpegs
 from stages.data.images.preprocessing import Preprocessing
 from stages.data.images.reading import Reading
@@ -106,6 +108,25 @@ def test_what_is_decoded_is_rendered_without_waiting_for_the_gpu(manifest, prete
     before = pretended_cuda.synchronizations
     list(renderer.batches([batch]))
     assert pretended_cuda.synchronizations == before
+
+
+def test_photographs_are_let_go_of_before_more_are_decoded(manifest, monkeypatch):
+    policy = augmentation("medium", PREPROCESSING)
+    whole, *_ = rendered(manifest, policy, CPU)
+    alive, most = weakref.WeakSet(), []
+
+    def watched(files, sizes, device):
+        decoded = decode_jpegs(files, sizes, device)
+        most.append(len(alive))
+        alive.update(decoded)
+        return decoded
+
+    monkeypatch.setattr("stages.finetuning.encoded_images.decode_jpegs", watched)
+    monkeypatch.setattr(gpu_jpeg, "_PIXELS_AT_A_TIME", 10_000)
+    parts, *_ = rendered(manifest, policy, CPU)
+    assert len(most) > 2
+    assert max(most) == 0
+    assert torch.equal(parts, whole)
 
 
 def test_transforms_that_need_pixels_render_image_by_image_on_the_device(manifest, pretended_cuda):

@@ -6,7 +6,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from stages.fitting import feature_rows
+from stages.fitting import feature_rows, standardize
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.standardize import Standardizer
 from tests.stages.fitting.rows_of_digits import skewed
@@ -35,3 +35,14 @@ def test_a_layer_on_standardized_rows_answers_the_same_once_it_has_taken_the_sca
     standardizer.fold_into(layer)
     assert torch.allclose(layer(inputs), before, atol=1e-4)
     assert not torch.allclose(layer(standardizer.transform(inputs)), before, atol=1e-2)
+
+
+def test_moments_are_brought_to_a_device_once(pretended_cuda, monkeypatch):
+    copies = []
+    monkeypatch.setattr(standardize, "uploaded", lambda values, device: copies.append(device) or values.to(device))
+    rows = torch.arange(12.0).view(4, 3)
+    standardizer = Standardizer()
+    standardizer.partial_fit(rows)
+    for _ in range(3):
+        assert torch.equal(standardizer.transform(rows.cuda()).cpu(), standardizer.transform(rows))
+    assert [device.type for device in copies] == ["cuda", "cuda", "cpu", "cpu"]

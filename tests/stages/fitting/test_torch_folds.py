@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stages.config.heads import HeadConfig
+from stages.fitting.standardize import Standardizer
 from stages.fitting.torch_folds import _FoldedHeads, fold_torch_head
 from stages.network.heads.registry import build_head
 from tests.stages.fitting.rows_of_digits import digits, fit_problem
@@ -60,3 +61,17 @@ def test_a_rate_that_diverges_is_never_the_best():
     settings = [{"rate": 1e12, "weight decay": 0.0}, SETTINGS[0]]
     outputs = fold_torch_head(problem, template, settings, no_scaler).outputs[0]
     assert np.mean(outputs.argmax(axis=1) == problem.labels) > 0.8
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+def test_steps_on_a_gpu_are_not_waited_for(pretended_cuda, weights):
+    def waits(batch_size):
+        problem, template = made(class_weights=weights, fit_batch_size=batch_size)
+        problem = replace(problem, device=torch.device("cuda"))
+        heads = _FoldedHeads(problem, template, SETTINGS, Standardizer.fit)
+        heads.train_epoch(1)
+        before = pretended_cuda.synchronizations
+        heads.train_epoch(2)
+        return pretended_cuda.synchronizations - before
+
+    assert waits(8) == waits(64) <= 2

@@ -9,7 +9,9 @@ import torch
 from cache.errors import CutonceError
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import FeatureRows
-from stages.fitting.torch_heads import fit_torch_head
+from stages.fitting.standardize import Standardizer
+from stages.fitting.torch_heads import _HeadsSideBySide, fit_torch_head
+from stages.network.heads.registry import build_head
 from tests.stages.fitting.rows_of_digits import digits, fit_problem, skewed
 
 QUICK = HeadConfig(fit_epochs=8, fit_lr=(1e-2,), fit_dropout=0.0)
@@ -91,3 +93,37 @@ def test_a_rate_whose_loss_is_lost_does_not_spoil_the_others():
     problem = fit_problem(train, val, classes=10, options=replace(QUICK, fit_lr=(float("inf"), 1e-7), fit_epochs=1))
     by_loss = fit_torch_head("linear", replace(problem, task=problem.task.with_primary("log_loss")))
     assert by_loss.settings["rate"] == 1e-7  # its log loss is some 2.3, and still better than none
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+def test_steps_on_a_gpu_are_not_waited_for(pretended_cuda, weights):
+    """It is asked once for what many steps came to: as often where they are eight times as many."""
+    rows, labels = skewed(count=640, width=20)
+    train, val = (FeatureRows(rows[part], labels[part]) for part in (slice(0, 512), slice(512, None)))
+
+    def waits(batch_size):
+        options = replace(QUICK, fit_batch_size=batch_size, class_weights=weights)
+        problem = replace(fit_problem(train, val, classes=3, options=options), device=torch.device("cuda"))
+        settings = [{"rate": rate, "weight decay": 0.0} for rate in (1e-2, 1e-3)]
+        template = build_head("linear", (20,), 3, {"hidden": 8, "dropout": 0.0, "l2": False})
+        heads = _HeadsSideBySide(template, settings, problem, train, Standardizer.fit(train))
+        heads.train_epoch(1)
+        before = pretended_cuda.synchronizations
+        heads.train_epoch(2)
+        return pretended_cuda.synchronizations - before
+
+    assert waits(8) == waits(64) <= 8
+
+
+def test_a_head_that_trains_on_a_gpu_comes_to_what_it_comes_to_on_cores(pretended_cuda):
+    rows, labels = skewed(count=300, width=20)
+    train, val = (FeatureRows(rows[part], labels[part]) for part in (slice(0, 240), slice(240, None)))
+    problem = fit_problem(train, val, classes=3, options=replace(QUICK, fit_lr=(1e-2, 1e-3), fit_epochs=4))
+    here, there = (
+        fit_torch_head("linear", replace(problem, device=device))
+        for device in (torch.device("cpu"), torch.device("cuda"))
+    )
+    assert here.settings == there.settings
+    for epoch, other in zip(here.history, there.history, strict=True):
+        assert epoch.train_loss == pytest.approx(other.train_loss, rel=1e-4)
+        assert epoch.train_score == pytest.approx(other.train_score, rel=1e-4)

@@ -4,6 +4,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from stages.runtime.cost import measured
 
@@ -46,3 +47,20 @@ def test_the_cost_is_filled_although_the_work_failed():
         1 / 0  # noqa: B018
     assert cost.seconds > 0
     assert cost.peak_memory_bytes > 1_000_000
+
+
+def test_memory_of_every_gpu_in_use_counts_and_none_is_begun_with(monkeypatch):
+    reset = []
+    monkeypatch.setattr("stages.runtime.cost._resident_bytes", lambda process: 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device=None: reset.append(device))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: [0, 7, 20][device])
+    with measured() as cost:
+        pass
+    assert (cost.peak_memory_bytes, reset) == (0, [])
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with measured() as cost:
+        pass
+    assert (cost.peak_memory_bytes, reset) == (27, [0, 1, 2])

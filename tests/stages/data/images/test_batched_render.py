@@ -1,9 +1,11 @@
 """Evaluation views of many images at once, against those of each alone."""
 
+import math
 import random
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cache.errors import DataError
 from stages.data.images import batched_render
@@ -53,6 +55,30 @@ def test_a_view_is_the_same_whatever_images_are_with_it(images, interpolation, c
     assert torch.equal(render_batch([images[place] for place in order], preprocessing), together[order])
     monkeypatch.setattr(batched_render, "_AT_A_TIME", 20_000)  # in several parts
     assert torch.equal(render_batch(images, preprocessing), together)
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operators of which each is a launch on a GPU: all but views."""
+
+    def __init__(self):
+        super().__init__()
+        self.launches = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.launches += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_pixel_of_a_sum_takes_three_launches_for_all_images():
+    """Of a photograph of 12 megapixels there are 25 along each side."""
+    counts = {}
+    for size in (64, 640):
+        with Counted() as counted:
+            render_batch([torch.zeros(3, size, size, dtype=torch.uint8)] * 4, Preprocessing(64, 64))
+        counts[size] = counted.launches
+    taps = {size: math.ceil(2 * size / 64) + 1 for size in counts}
+    # and one to add up its weight
+    assert counts[640] - counts[64] <= 2 * (3 + 1) * (taps[640] - taps[64])
 
 
 def test_more_channels_than_three_are_rendered_too(images):

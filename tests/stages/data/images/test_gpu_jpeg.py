@@ -1,18 +1,20 @@
 """Calls of a decoder for many images, with a CPU as the device: those that fail are found, the others stay."""
 
 import io
+import logging
 
 import pytest
 import torch
 
+from cache.errors import CutonceError
 from stages.data.images import gpu_jpeg
 from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.gpu_jpeg import decode_jpegs, why_no_gpu_decoder
 from stages.data.images.jpeg_structure import JpegSize
-from stages.runtime.device import is_lost
 from tests.photographs import photograph
+from tests.pretended_cuda import DeviceError
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
 
 def encoded(number, side=16):
@@ -71,8 +73,94 @@ def test_no_room_for_one_image_and_a_lost_device_are_no_fault_of_the_image(monke
     with pytest.raises(RuntimeError, match="illegal memory access"):
         decode_jpegs([encoded(0)] * 4, sizes(4), CPU)
     assert calls == [4]
-    assert is_lost(RuntimeError("CUDA error: unspecified launch failure"))
-    assert not is_lost(RuntimeError("decoding failed"))
+    calls.clear()
+    fails(DeviceError("CUDA error: out of memory"))  # which is no lost device, although of its class
+    with pytest.raises(DeviceError, match="out of memory"):
+        decode_jpegs([encoded(0)] * 4, sizes(4), CPU)
+    assert calls == [4, 2, 1]
+
+
+@pytest.mark.parametrize(
+    "told", ["Failed to decode batch: 5", "nvjpegDecode failed: 5", "Failed to get image info: 5\nx"]
+)
+def test_no_memory_of_nvjpegs_own_sends_no_image_to_the_cpu(monkeypatch, caplog, told):
+    """Who decodes an image would depend on how much memory there is."""
+    calls, decoders = [], torchcodec_decoders()
+    decode = decoders.decode_jpeg
+
+    def short_of_memory(sources, device):
+        calls.append(len(sources))
+        if len(sources) > most:
+            raise RuntimeError(told)
+        return decode(sources, device=device)
+
+    monkeypatch.setattr(decoders, "decode_jpeg", short_of_memory)
+    caplog.set_level(logging.INFO, "cutonce")
+    gpu_jpeg.say_once.cache_clear()
+    most = 2
+    assert all(image is not None for image in decode_jpegs([encoded(0)] * 4, sizes(4), CPU))
+    assert calls == [4, 2, 2]
+    assert caplog.messages == ["cpu has not enough memory to decode 4 images at once: fewer are decoded at a time"]
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError, match=r"nvJPEG has no memory on cpu: .*: 5"):
+        decode_jpegs([encoded(0)] * 4, sizes(4), CPU)
+    for other in ("nvjpegDecode failed: 8", "Failed to decode batch: 51", "image 5: 5 of 6"):
+        told = other
+        assert decode_jpegs([encoded(0)], sizes(1), CPU) == [None]
+
+
+def test_what_was_launched_before_is_waited_for_by_each_call(pretended_cuda):
+    """Else nvJPEG would write over what is still being read; the pretended device notes that."""
+    for number in range(3):
+        (image,) = decode_jpegs([encoded(number)], sizes(1), CUDA)
+        assert image.float().mul(2).sum() > 0
+    image.float()
+    assert why_no_gpu_decoder(CUDA) == ""
+
+
+@pytest.mark.gpu
+def test_what_is_still_being_read_is_not_decoded_over():
+    """Memory that was let go of while it was being read is what torch gives to the next image of the size."""
+    files, sizes_of = [encoded(number, side=256) for number in range(32)], sizes(32, side=256)
+    decode_jpegs(files, sizes_of, CUDA)
+    factors = torch.randn(4096, 4096, device=CUDA) / 64
+    for _ in range(10):
+        images = decode_jpegs(files, sizes_of, CUDA)
+        expected = [int(image.sum()) for image in images]
+        product = factors
+        for _ in range(20):  # some ten milliseconds
+            product = product @ factors
+        sums = [image.sum() for image in images]
+        del images
+        decode_jpegs(files[::-1], sizes_of, CUDA)
+        assert [int(total) for total in sums] == expected
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_both_decoders_of_a_card_give_the_same_pixels(device, subsampling, mode):
+    """Baseline images are decoded by its engines, progressive ones by its cores; here both have the same coefficients.
+
+    Where they differ, features of baseline images differ between cards with engines and without, and the decoder's
+    name has to say which it was.
+    """
+    image = photograph((10, 90, 200), 3, side=200).resize((233, 175)).convert(mode)
+    files = []
+    for progressive in (False, True):
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=90, subsampling=subsampling, progressive=progressive)
+        files.append(torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8))
+    baseline, progressive = decode_jpegs(files, [JpegSize(175, 233)] * 2, torch.device(device))
+    assert torch.equal(baseline, progressive)
+
+
+def test_memory_that_is_taken_is_not_told_as_a_decoder_that_does_not_fit(pretended_cuda):
+    pretended_cuda.largest_allocation = 100
+    with pytest.raises(CutonceError, match=r"cuda:0 does not decode a single image \(CUDA out of memory.*free"):
+        why_no_gpu_decoder(CUDA)
+    pretended_cuda.largest_allocation = None
+    assert why_no_gpu_decoder(CUDA) == ""
 
 
 def test_why_a_device_decodes_nothing_is_said_in_words(monkeypatch):

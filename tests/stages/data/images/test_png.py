@@ -1,11 +1,12 @@
 import io
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from stages.data.images.decode import decode
-from stages.data.images.png import significant_bits
+from stages.data.images.png import has_exif, significant_bits
 from tests.stages.data.pictures import encoded, photograph, png_chunk
 
 RAMP = np.array([[0, 1365, 2730, 4095]], np.uint16)
@@ -58,3 +59,29 @@ def in_32_bits(data):
     wide = image.convert("I")
     wide.format = "PNG"
     return wide
+
+
+def with_exif(data, place):
+    exif = Image.Exif()
+    exif[274] = 6
+    chunk = png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    return data[:place] + chunk + data[place:]
+
+
+def test_exif_is_found_before_the_pixels_and_behind_them_and_not_among_them():
+    data = encoded(photograph().resize((40, 30)), "PNG")
+    behind = data.rindex(b"IEND") - 4
+    assert not has_exif(data)
+    for turned in (with_exif(data, AFTER_HEADER), with_exif(data, behind)):
+        assert has_exif(turned)
+        assert decode(turned).shape == (3, 40, 30)
+    assert not has_exif(data + b"eXIf")
+    named = np.tile(np.frombuffer(b"eXIf", np.uint8), (30, 10))
+    rows = b"".join(b"\0" + row.tobytes() for row in named)  # as they are
+    head = encoded(Image.fromarray(named), "PNG")[:AFTER_HEADER]
+    stored = head + png_chunk(b"IDAT", zlib.compress(rows, 0)) + png_chunk(b"IEND", b"")
+    assert b"eXIfeXIf" in stored
+    assert not has_exif(stored)
+    assert decode(stored)[0].tolist() == named.tolist()
+    for end in range(len(data)):
+        assert not has_exif(data[:end])
