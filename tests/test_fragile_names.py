@@ -31,6 +31,15 @@ def test_an_operator_still_takes_itself_apart():
     assert torch.ops.aten.add.Tensor.overloadpacket.__name__ == "add"
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_onednn_still_takes_an_activation_with_a_convolution():
+    takes = torch.ops.mkldnn._convolution_pointwise.default._schema.arguments
+    assert [argument.name for argument in takes][3:] == [
+        *("padding", "stride", "dilation", "groups", "attr", "scalars", "algorithm")
+    ]
+    assert torch.ops.mkldnn._is_mkldnn_bf16_supported() in (True, False)
+
+
 def test_a_tracer_still_tells_the_paths_of_its_nodes():
     tracer = import_module("torchvision.models.feature_extraction").NodePathTracer()
     graph = tracer.trace(torch.nn.Sequential(torch.nn.ReLU()))
