@@ -15,7 +15,7 @@ from sklearn.svm import SVC
 from stages.fitting.folds import Selection
 from stages.fitting.grid_search import fit_along_path
 from stages.fitting.linear_models import PREPARED_FROM, LinearModel, LinearModelFactory
-from stages.fitting.linear_targets import ABSENT_CLASS_SCORE, constant_logits, two_sided
+from stages.fitting.linear_targets import constant_logits, two_sided
 from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
@@ -25,6 +25,7 @@ from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
 from stages.runtime.device import product_device
 from stages.tasks.base import Task
+from stages.tasks.temperature import ABSENT_CLASS_SCORE
 
 _CPU = torch.device("cpu")
 
@@ -38,6 +39,9 @@ _COMPARED_UP_TO = 4000
 """Rows up to which all are compared with all before any machine is fitted."""
 
 _BLOCK_ROWS = 4096
+
+_SHORTEST = 1e-30
+"""Mean squared length of rows below which they count as of this one: of what float32 holds the widest kernel."""
 
 
 @register_head(
@@ -122,7 +126,8 @@ class KernelScaler:
         self.center, self.l2 = center, scaling == "l2"
         self.fitted = ScaledRows.fit(rows, scaling, center)
         sample = self.fitted.sample(torch.arange(0, len(rows), max(len(rows) // KERNEL_UP_TO, 1)))
-        self.gamma = ratio / max(sample.shape[1] * float(sample.var(correction=0)), 1e-12)
+        length = sample.shape[1] * float(sample.var(correction=0))  # squared, in the mean
+        self.gamma = ratio / max(length, _SHORTEST) if length else ratio
 
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return rows as the machine sees them, float32 [n, d]."""

@@ -23,7 +23,6 @@ from sklearn.model_selection import train_test_split
 
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.folds import CVPlan, Selection
-from stages.fitting.linear_targets import ABSENT_CLASS_SCORE
 from stages.fitting.out_of_fold import FoldOutputs, OutOfFold, best_on_others, collect, in_places
 from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
@@ -34,7 +33,7 @@ from stages.network.heads.linear import LinearHead
 from stages.runtime.device import free_memory
 from stages.runtime.threads import one_thread_per_fit, single_thread_pool, usable_cores
 from stages.tasks.base import Task
-from stages.tasks.temperature import fit_temperature
+from stages.tasks.temperature import ABSENT_CLASS_SCORE, fit_temperature
 
 SUBSAMPLE_FROM = 16_000
 """Training rows from which on all settings are tried on a part of the rows first."""
