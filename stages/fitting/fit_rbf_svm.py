@@ -100,6 +100,12 @@ class RBFSVMFactory:
             return self
         return replace(self, distances=_squared_distances(rows, rows, self.device))
 
+    def bytes_beside_rows(self, count: int) -> int:
+        """Return what the kernel of so many rows takes, in float64 and, while it is made, in float32; or their map."""
+        if count > KERNEL_UP_TO:
+            return count * self.landmarks * np.dtype(np.float32).itemsize
+        return count**2 * (np.dtype(np.float64).itemsize + np.dtype(np.float32).itemsize)
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is prepared: where the rows are, it is quickly made again."""
         return {**self.__dict__, "distances": None}

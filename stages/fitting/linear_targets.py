@@ -16,6 +16,7 @@ from stages.tasks.temperature import ABSENT_CLASS_SCORE
 
 Loss = Literal["logistic", "hinge"]
 
+
 class LinearTargets(Protocol):
     """Targets of some rows, as a linear model learns them.
 

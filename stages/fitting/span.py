@@ -27,7 +27,7 @@ from scipy.linalg import solve_triangular
 
 from cache.errors import DataError
 from stages.config.heads import BlockWeight
-from stages.fitting.feature_rows import AnyFeatureRows
+from stages.fitting.feature_rows import AnyFeatureRows, StreamedFeatureRows
 from stages.fitting.standardize import Standardizer
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import weigh_blocks
@@ -53,7 +53,7 @@ _Numbers = dict[_Piece, torch.Tensor]
 """Standardized numbers of each piece, float32 [rows, d]."""
 
 _CHUNK = 1024
-"""Rows that are standardized at a time."""
+"""Rows that are standardized at a time, at most."""
 
 _NUMBERED = 32
 """Rows of a support that are copied at a time: of so few the copy stays in a cache."""
@@ -123,6 +123,9 @@ class BlockRows:
         self.slices = {
             name: slice(stop - width, stop) for (name, width), stop in zip(widths.items(), stops, strict=True)
         }
+        self.at_a_time = _CHUNK
+        if isinstance(train, StreamedFeatureRows):  # standardized, and again as pieces: a quarter of what rows may take
+            self.at_a_time = min(max(train.memory_bytes // 4 // (2 * 4 * self.width), 1), _CHUNK)
         self.exact = self.count <= EXACT_UP_TO
         drawn = np.arange(self.count)
         if not self.exact:
@@ -226,8 +229,8 @@ class BlockRows:
         start = 0
         for part in self.parts:
             for _, block in part.blocks():
-                for first in range(0, len(block), _CHUNK):
-                    yield start + first, block[first : first + _CHUNK]
+                for first in range(0, len(block), self.at_a_time):
+                    yield start + first, block[first : first + self.at_a_time]
                 start += len(block)
 
     def _products(self, choices: Sequence[DepthChoice]) -> dict[DepthChoice, torch.Tensor]:
