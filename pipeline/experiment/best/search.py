@@ -24,7 +24,15 @@ from pipeline.experiment.best.fine_tuning import Evidence
 from pipeline.experiment.best.look import Look, SearchedData
 from pipeline.experiment.best.order import all_trials, choosing_head, searched_heads
 from pipeline.experiment.best.trial import HeadTrial, Trial, rank_settings
-from pipeline.run_layout import MODEL_CARD, PREDICTIONS, RESULT
+from pipeline.run_layout import (
+    HEAD_WITHOUT_VAL,
+    MODEL_CARD,
+    MODEL_FILES,
+    OUT_OF_FOLD,
+    PREDICTIONS,
+    RESULT,
+    VALIDATION,
+)
 from pipeline.text import duration, format_score
 from stages.config.features import FeatureConfig
 from stages.config.head_registry import HeadKind, find_head
@@ -432,10 +440,15 @@ def record_trial(search: Search, record: TrialRecord) -> None:
 
 
 def discard_half(directory: Path) -> None:
-    """Take away the result of a method whose model is not complete: it could be chosen, and could not predict."""
-    if not (directory / MODEL_CARD).exists():
-        for name in (RESULT, PREDICTIONS):
-            (directory / name).unlink(missing_ok=True)
+    """Take away what there is of a method whose model is not complete: it could be chosen, and could not predict.
+
+    Where there was no room for the rest, it is in the way of what comes next. What goes on with a training stays.
+    """
+    if (directory / MODEL_CARD).exists():
+        return
+    without_val = (HEAD_WITHOUT_VAL, str(Path(HEAD_WITHOUT_VAL).with_suffix(".json")))
+    for name in (RESULT, PREDICTIONS, VALIDATION, OUT_OF_FOLD, *MODEL_FILES, *without_val):
+        (directory / name).unlink(missing_ok=True)
 
 
 def _failed_before(search: Search, trial: Trial) -> bool:

@@ -10,7 +10,7 @@ from itertools import islice
 import pytest
 
 from cache.atomic_write import write_atomically
-from cache.errors import UsageError, WeightsError
+from cache.errors import CacheError, UsageError, WeightsError
 from pipeline.cli.app import main
 from pipeline.evaluation.results import Result
 from pipeline.evaluation.trials import read_search, read_trials, write_trials
@@ -244,6 +244,36 @@ def test_an_ensemble_that_is_stopped_half_written_is_not_taken(search_photograph
     assert len(chosen(tmp_path / "run")) == 1
     assert "the same command goes on" in " ".join(read_search(tmp_path / "run").words)
     monkeypatch.setattr(ensemble_methods, "save_model", save)
+
+
+def test_an_ensemble_that_cannot_be_made_anew_stays_as_it_was(search_photographs, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    search_photographs(run, 2)
+    ensemble = run / "seed-0" / "ensemble-greedy"
+    before = {path.name: path.read_bytes() for path in ensemble.iterdir()}
+
+    def no_room(*_, **__):
+        raise CacheError("no room for it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ensemble_methods, "save_model", no_room)
+        with pytest.raises(CacheError, match="no room for it"):
+            search_photographs(run, 3)
+    assert {path.name: path.read_bytes() for path in ensemble.iterdir()} == before
+    search_photographs(run, 3)
+    assert "kNN" in Result.load(ensemble).settings["chosen from"]
+
+
+def test_nothing_is_left_in_the_way_of_a_model_that_is_not_complete_but_what_its_training_goes_on_from(tmp_path):
+    names = {"head.safetensors", "head.json", "head-without-val.safetensors", "head-without-val.json", "result.json"}
+    for name in {*names, "unlike.safetensors", "top.safetensors", "out-of-fold.npz", "checkpoint.pt"}:
+        (tmp_path / name).write_text("half")
+    (tmp_path / "model.json").write_text("{}")
+    search.discard_half(tmp_path)
+    assert names < {path.name for path in tmp_path.iterdir()}
+    (tmp_path / "model.json").unlink()
+    search.discard_half(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_what_a_prediction_may_cost_reaches_the_choice(search_photographs, tmp_path):
