@@ -97,7 +97,7 @@ def invalidate_model(directory: Path) -> None:
 
 @contextmanager
 def made_whole(directory: Path) -> Iterator[Path]:
-    """Have a method written into a folder beside that of the seed, which takes the place of `directory` when it is whole.
+    """Have a method written into a folder beside that of the seed, which takes the place of `directory` in the end.
 
     Until then what stands there stays, whatever ends this: it may be the method that the run says to take.
     """

@@ -49,7 +49,10 @@ def load_efficientnet_lite(name: str, pretrained: bool, image_size: ImageSize | 
         return LoadedNetwork(module, preprocessing, random_weights_source())
     path, distribution = _weights_file(name)
     # The file has the tensors of timm's architecture in the same order, under other names.
-    stored, state = read_weights(path), module.state_dict()
+    try:
+        stored, state = read_weights(path), module.state_dict()
+    except WeightsError as error:
+        raise WeightsError(f"The weights of {name} are damaged ({path}): install {distribution} again.") from error
     if [tensor.shape for tensor in stored.values()] != [tensor.shape for tensor in state.values()]:
         raise WeightsError(f"{path} does not hold the tensors of {name}: install {distribution} again.")
     module.load_state_dict(dict(zip(state, stored.values(), strict=True)))

