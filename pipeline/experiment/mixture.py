@@ -359,7 +359,8 @@ def _make_and_test(
         else:
             targets = task.targets(candidates[0].validation.statistics)
             parts = _parts_of(val, experiment.seed)
-            weights, honest = select(Answers(validated, targets, parts, np.zeros(len(val), np.int64)))
+            of_val = Answers(validated, targets, parts, np.zeros(len(val), np.int64), fitted_to_others=False)
+            weights, honest = select(of_val)
             answered = honest
     order = [int(place) for place in np.argsort(-weights, kind="stable") if weights[place]]
     members, shares = [candidates[place] for place in order], [float(weights[place]) for place in order]
