@@ -246,13 +246,13 @@ def _landmarks(problem: FitProblem) -> int:
         """
         return np.dtype(np.float32).itemsize * (2 * width + (2 + layers) * rows)
 
-    each, fewest = landmark_bytes(len(sets), sum(widths.values())), min(wanted, FEWEST_LANDMARKS)
+    each, fewest = landmark_bytes(len(sets), sum(widths.values())), min(wanted, FEWEST_LANDMARKS, rows)
     room = allowed // each
     if room < fewest:
         order = enumerate(sorted(sets, key=lambda name: sets[name]), 1)
         able = [name for layers, name in order if landmark_bytes(layers, sets[name]) * fewest <= allowed]
         raise UsageError(
-            f"features of several depths are fitted by what they are beside at least {FEWEST_LANDMARKS} of the images, "
+            f"features of several depths are fitted by what they are beside at least {fewest} of the images, "
             f"which takes more than `max_memory_gb` allows; allow {fewest * each / 1e9:.2g}, or name fewer of the "
             f"`taps`{f' ({able[-1]} would do)' if able else ''}, or take a head that trains in epochs"
         )

@@ -99,7 +99,7 @@ class BlockRows:
     widths : mapping of str to int
         Of the blocks, in the order in which they stand in a row.
     landmarks : int
-        How many are drawn where there are more rows than `EXACT_UP_TO`.
+        How many are drawn where there are more rows than `EXACT_UP_TO`, or, of streamed rows, more than these.
     seed : int
         By which they are drawn.
     sets : collection of tuple of str, optional
@@ -123,10 +123,10 @@ class BlockRows:
         self.slices = {
             name: slice(stop - width, stop) for (name, width), stop in zip(widths.items(), stops, strict=True)
         }
-        self.at_a_time = _CHUNK
+        self.at_a_time, self.exact = _CHUNK, self.count <= EXACT_UP_TO
         if isinstance(train, StreamedFeatureRows):  # standardized, and again as pieces: a quarter of what rows may take
             self.at_a_time = min(max(train.memory_bytes // 4 // (2 * 4 * self.width), 1), _CHUNK)
-        self.exact = self.count <= EXACT_UP_TO
+            self.exact = self.exact and landmarks >= self.count  # all rows as landmarks are all rows in memory
         drawn = np.arange(self.count)
         if not self.exact:
             drawn = np.random.default_rng(seed).choice(self.count, min(landmarks, self.count), replace=False)

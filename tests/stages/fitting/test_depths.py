@@ -144,6 +144,17 @@ def test_landmarks_are_as_many_as_memory_has_room_for(streamed, monkeypatch):
         train_head("mlp", problem_of(*streamed(40 * each), cv=0, depths=("last",)))
 
 
+def test_few_streamed_rows_are_all_landmarks_only_if_all_have_room(streamed, monkeypatch):
+    monkeypatch.setattr(depths, "FEWEST_LANDMARKS", 20)
+    made = []
+    monkeypatch.setattr(depths, "BlockRows", lambda *given: made.append(span.BlockRows(*given)) or made[-1])
+    each = 4 * (2 * WIDTH + (2 + 3) * 100)
+    for room in (100, 60):
+        trained = train_head("ridge", problem_of(*streamed(room * each), cv=0))
+        assert accuracy(trained.module, TEST) > 0.7
+    assert [(rows.exact, len(rows.landmarks)) for rows in made] == [(True, 100), (False, 60)]
+
+
 def test_streamed_rows_are_standardized_and_put_beside_landmarks_within_what_they_may_take(tmp_path, monkeypatch):
     """Of rows of many numbers a thousand are more than what is allowed may be."""
     monkeypatch.setattr(span, "EXACT_UP_TO", 50)
