@@ -249,8 +249,13 @@ def _landmarks(problem: FitProblem) -> int:
     each, fewest = landmark_bytes(len(sets), sum(widths.values())), min(wanted, FEWEST_LANDMARKS, rows)
     room = allowed // each
     if room < fewest:
-        order = enumerate(sorted(sets, key=lambda name: sets[name]), 1)
-        able = [name for layers, name in order if landmark_bytes(layers, sets[name]) * fewest <= allowed]
+        number_bytes = problem.train.stores[0].dtype.itemsize
+        able = [
+            name
+            for layers, name in enumerate(sorted(sets, key=lambda name: sets[name]), 1)
+            # in memory, as long as no more images are tested than half of these; or streamed
+            if min(3 * rows * sets[name] * number_bytes // 2, landmark_bytes(layers, sets[name]) * fewest) <= allowed
+        ]
         raise UsageError(
             f"features of several depths are fitted by what they are beside at least {fewest} of the images, "
             f"which takes more than `max_memory_gb` allows; allow {fewest * each / 1e9:.2g}, or name fewer of the "

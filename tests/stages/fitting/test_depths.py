@@ -137,7 +137,10 @@ def test_landmarks_are_as_many_as_memory_has_room_for(streamed, monkeypatch):
     assert accuracy(trained.module, TEST) > 0.7
     words = r"allow 8\.8e-05, or name fewer of the `taps` \(blocks would do\), or take a head that trains"
     with pytest.raises(UsageError, match=words):
-        train_head("ridge", problem_of(*streamed(4 * (2 * 150 + 4 * 100) * 20), cv=0))
+        train_head("ridge", problem_of(*streamed(4 * (2 * 150 + 4 * 100) * 20), cv=0))  # 150 numbers, streamed
+    words = r"allow 8\.8e-05, or name fewer of the `taps` \(last would do\), or take a head that trains"
+    with pytest.raises(UsageError, match=words):
+        train_head("ridge", problem_of(*streamed(2 * 100 * 60 * 3 // 2), cv=0))  # 60 numbers, in memory
     with pytest.raises(UsageError, match=r"allow 8\.8e-05, or name fewer of the `taps`, or take a head"):
         train_head("ridge", problem_of(*streamed(4 * 100 * 20), cv=0))
     with pytest.raises(UsageError, match="`depths` last: rows are larger than"):
