@@ -6,22 +6,22 @@ cross-validated, which would take as many times as long: it has to show on the v
 that head.
 
 Where a search (`best`) trained all of them, what training takes is no reason: it has been paid for the answer. The best
-is taken then, of those that cost no more than the search allows (`max_predict_ms`). The best of many scores is in part
-luck, which is taken off before it is compared with that of an ensemble: the weights of that one were found within the
-folds, so its score has no such part.
+is taken then, of those that cost no more than the search allows (`max_predict_ms`), and of equals the one that it tried
+first, so that a replay takes the same. The best of many scores is in part luck, which is taken off before it is
+compared with that of an ensemble: the weights of that one were found within the folds, so its score has no such part.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cache.errors import listed
 from pipeline.evaluation.method_summary import MethodSummary, Scored
-from pipeline.evaluation.trials import SearchSummary, read_search
+from pipeline.evaluation.trials import SearchSummary, read_search, read_trials
 from pipeline.text import capitalized, format_difference, format_error, format_score
 from stages.tasks.base import Metric
 from stages.tasks.paired import compare
@@ -100,7 +100,8 @@ def choose(rows: Sequence[MethodSummary]) -> Choice:
     affordable = [row for row in rows if row.prediction_seconds <= most]
     allowed = affordable or [min(rows, key=lambda row: row.prediction_seconds)]
     heads = [row for row in allowed if row.is_head]
-    ranking = _Ranking.of(heads or allowed)
+    dearness = _dearness(rows, search)
+    ranking = _Ranking.of(heads or allowed, dearness)
     tied = ranking.tied
     found = None if search is None else _found_by_search(ranking)
     best = _cheapest(tied, ranking) if found is None else found.row
@@ -109,11 +110,11 @@ def choose(rows: Sequence[MethodSummary]) -> Choice:
     chosen = max(won, key=lambda contest: ranking.sign * contest.row.val_score).row if won else best
     of_all = ranking
     if len(allowed) < len(rows):
-        of_all = _Ranking.of([row for row in rows if row.is_head == best.is_head])
+        of_all = _Ranking.of([row for row in rows if row.is_head == best.is_head], dearness)
     estimates = {id(row): of_all.scores[number] for number, row in enumerate(of_all.rows)}
     anchor = estimates[id(best)] - best.val_score
     estimates = {id(row): anchor + row.val_score for row in rows} | estimates
-    ranked = sorted(rows, key=lambda row: (-ranking.sign * estimates[id(row)], row.seconds))
+    ranked = sorted(rows, key=lambda row: (-ranking.sign * estimates[id(row)], dearness(row)))
     words = [
         *_ranking_words(of_all, ranked, len(rows)),
         *_cost_words([row for row in rows if row.prediction_seconds > most], most, affordable=bool(affordable)),
@@ -144,20 +145,24 @@ class _Ranking:
     samples : list of Scored, optional
         What the scores are of; None where predictions were not kept, or are not about the same samples.
     cross_validated : bool
+    dearness : callable
+        What decides between methods of the same score: the less, the better.
     """
 
     rows: list[MethodSummary]
     scores: list[float]
     samples: list[Scored] | None
     cross_validated: bool
+    dearness: Callable[[MethodSummary], float]
 
     @classmethod
-    def of(cls, rows: list[MethodSummary]) -> _Ranking:
+    def of(cls, rows: list[MethodSummary], dearness: Callable[[MethodSummary], float]) -> _Ranking:
         """Rank out of folds where every method has been folded in the same way, else on the validation split."""
         folded = _alike([row.out_of_fold for row in rows])
         if folded is not None:
-            return cls(rows, [row.cv.mean for row in rows if row.cv is not None], folded, True)
-        return cls(rows, [row.val_score for row in rows], _alike([row.validation for row in rows]), False)
+            return cls(rows, [row.cv.mean for row in rows if row.cv is not None], folded, True, dearness)
+        samples = _alike([row.validation for row in rows])
+        return cls(rows, [row.val_score for row in rows], samples, False, dearness)
 
     @property
     def metric(self) -> Metric:
@@ -168,10 +173,16 @@ class _Ranking:
         return 1 if self.metric.higher_is_better else -1
 
     @property
+    def order(self) -> list[int]:
+        """The numbers of the methods from the best down."""
+        return sorted(
+            range(len(self.rows)), key=lambda row: (-self.sign * self.scores[row], self.dearness(self.rows[row]))
+        )
+
+    @property
     def best(self) -> int:
-        """The number of the best method; of equals the quicker one."""
-        order = sorted(range(len(self.rows)), key=lambda row: (-self.sign * self.scores[row], self.rows[row].seconds))
-        return order[0]
+        """The number of the best method."""
+        return self.order[0]
 
     @property
     def tied(self) -> list[MethodSummary]:
@@ -203,6 +214,17 @@ def _search_of(rows: Sequence[MethodSummary]) -> SearchSummary | None:
     """Return the search that trained the methods, where one did: all are of one run."""
     runs = {row.run for row in rows}
     return read_search(runs.pop()) if len(runs) == 1 else None
+
+
+def _dearness(rows: Sequence[MethodSummary], search: SearchSummary | None) -> Callable[[MethodSummary], float]:
+    """Return what decides between methods of the same score: the time they took, or, in a search, when they were tried.
+
+    A search goes from cheap to dear by no clock; a clock would have its replay take another of the equals.
+    """
+    if search is None:
+        return lambda row: row.seconds
+    tried = {record.name: float(record.number) for record in read_trials(rows[0].run)}
+    return lambda row: tried.get(row.name, math.inf)
 
 
 def _cheapest(tied: Sequence[MethodSummary], ranking: _Ranking) -> MethodSummary:
@@ -239,7 +261,7 @@ class _Found:
 def _found_by_search(ranking: _Ranking) -> _Found:
     """Take the best; an ensemble also where its score is that which the best single head is expected to have."""
     sign, scores = ranking.sign, ranking.scores
-    numbers = sorted(range(len(scores)), key=lambda number: (-sign * scores[number], ranking.rows[number].seconds))
+    numbers = ranking.order
     singles = [number for number in numbers if not ranking.rows[number].of_others]
     ensembles = [number for number in numbers if ranking.rows[number].of_others]
     best = ranking.rows[numbers[0]]

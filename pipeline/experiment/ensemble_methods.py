@@ -30,7 +30,7 @@ from pipeline.experiment.head_methods import (
     with_deviations,
 )
 from pipeline.experiment.model_card import ModelCard, read_recipe, read_unlike
-from pipeline.experiment.model_store import invalidate_model, save_model
+from pipeline.experiment.model_store import made_whole, save_model
 from pipeline.run_layout import HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, RESULT
 from stages.config.heads import HeadConfig, HeadName
 from stages.fitting.ensemble import Answers, average, select_greedily
@@ -333,17 +333,17 @@ def _make_and_test(
         options={**options_of(experiment), **asdict(replace(options, head=_heads_of(candidates)))},
         cv={**out_of_fold.summary(result.metric), "seconds": folding + making.seconds},
     )
-    invalidate_model(directory)
     validation = predictions_of(calibrated, val, validated)
-    result.save(directory, outcome.predictions, validation=validation, out_of_fold=out_of_fold)
     head = made.head([member.head for member in members], False)
     recipe = recipe_of(experiment, calibrated, METHOD, name, identity)
-    save_model(
-        directory,
-        with_deviations(recipe, experiment, head, calibrated),
-        head,
-        without_val=made.head([member.without_val for member in members], True),
-        unlike=read_unlike(members[0].directory),
-    )
+    with made_whole(directory) as fresh:
+        result.save(fresh, outcome.predictions, validation=validation, out_of_fold=out_of_fold)
+        save_model(
+            fresh,
+            with_deviations(recipe, experiment, head, calibrated),
+            head,
+            without_val=made.head([member.without_val for member in members], True),
+            unlike=read_unlike(members[0].directory),
+        )
     _LOG.info(f"{experiment.label}  {directory.name}: {format_accuracy(result)}, of {result.settings['members']}")
     return result

@@ -31,7 +31,7 @@ from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.head_methods import MethodOutcome, build_result, format_accuracy, predictions_of
 from pipeline.experiment.mixture_members import Member, save_members
 from pipeline.experiment.model_card import ModelCard, read_recipe, read_unlike
-from pipeline.experiment.model_store import invalidate_model, open_model, save_card
+from pipeline.experiment.model_store import made_whole, open_model, save_card
 from pipeline.run_layout import MANIFEST, MODEL_CARD, RESULT, run_of, seed_dir, seed_dirs, seed_of
 from stages.config.data import DataConfig
 from stages.config.heads import HeadConfig
@@ -359,7 +359,8 @@ def _make_and_test(
         else:
             targets = task.targets(candidates[0].validation.statistics)
             parts = _parts_of(val, experiment.seed)
-            weights, honest = select(Answers(validated, targets, parts, np.zeros(len(val), np.int64)))
+            of_val = Answers(validated, targets, parts, np.zeros(len(val), np.int64), fitted_to_others=False)
+            weights, honest = select(of_val)
             answered = honest
     order = [int(place) for place in np.argsort(-weights, kind="stable") if weights[place]]
     members, shares = [candidates[place] for place in order], [float(weights[place]) for place in order]
@@ -409,28 +410,6 @@ def _make_and_test(
         out_of_fold = replace(folded[0], task=calibrated, statistics=statistics)
         folding = sum((candidate.result.cv or {}).get("seconds", 0.0) for candidate in candidates)
         result = replace(result, cv={**out_of_fold.summary(result.metric), "seconds": folding + making.seconds})
-    invalidate_model(directory)
-    result.save(
-        directory,
-        outcome.predictions,
-        validation=predictions_of(calibrated, val, answered),
-        out_of_fold=out_of_fold,
-    )
-    save_members(
-        directory,
-        [
-            Member(
-                _path_of(experiment, member.directory),
-                share,
-                member.result.prediction_seconds_per_image,
-                member.result.backbone,
-                member.result.cut,
-                member.result.image_size,
-            )
-            for member, share in zip(members, shares, strict=True)
-        ],
-        [member.directory for member in members],
-    )
     card = replace(
         members[0].card,
         method=method,
@@ -440,7 +419,22 @@ def _make_and_test(
         training=None,
         deviations=[],  # each of its members keeps its own
     )
-    save_card(directory, card, unlike=read_unlike(members[0].directory))
+    named = [
+        Member(
+            _path_of(experiment, member.directory),
+            share,
+            member.result.prediction_seconds_per_image,
+            member.result.backbone,
+            member.result.cut,
+            member.result.image_size,
+        )
+        for member, share in zip(members, shares, strict=True)
+    ]
+    with made_whole(directory) as fresh:
+        validation = predictions_of(calibrated, val, answered)
+        result.save(fresh, outcome.predictions, validation=validation, out_of_fold=out_of_fold)
+        save_members(fresh, named, [member.directory for member in members])
+        save_card(fresh, card, unlike=read_unlike(members[0].directory))
     _LOG.info(f"{experiment.label}  {directory.name}: {format_accuracy(result)}, of {result.settings['members']}")
     return result
 

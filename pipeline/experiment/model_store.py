@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,27 @@ def write_card(directory: Path, recipe: ModelCard) -> None:
 def invalidate_model(directory: Path) -> None:
     """Say that a model is no longer complete, before another training replaces its files one by one."""
     (directory / MODEL_CARD).unlink(missing_ok=True)
+
+
+@contextmanager
+def made_whole(directory: Path) -> Iterator[Path]:
+    """Have a method written into a folder beside that of the seed, which takes the place of `directory` in the end.
+
+    Until then what stands there stays, whatever ends this: it may be the method that the run says to take.
+    """
+    fresh = directory.parent.parent / f".{directory.parent.name}-{directory.name}"
+    before = fresh.with_name(f"{fresh.name}-before")
+    for leftover in (fresh, before):  # of a command that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        yield fresh
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    if directory.exists():
+        directory.rename(before)
+    fresh.rename(directory)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def open_model(

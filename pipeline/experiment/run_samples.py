@@ -70,6 +70,17 @@ def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manif
         )
 
 
+def changes_of_samples(run: Path, seed: int, manifest: Manifest) -> str:
+    """Return in words how samples differ from those that a run has under the seed; nothing where they do not.
+
+    Raises
+    ------
+    DataError
+        If the manifest in the run is damaged, or missing.
+    """
+    return _changes(Manifest.load(seed_dir(run, seed) / MANIFEST), manifest, with_splits=True)
+
+
 def _differing(run: Path, data: DataConfig) -> dict[str, tuple[str, str]]:
     """Return the options of the data that a run was made with otherwise: by their names, what they were and are."""
     path = run / CONFIGURATION

@@ -234,16 +234,32 @@ def _landmarks(problem: FitProblem) -> int:
     wanted = problem.config.nystroem_components
     if not isinstance(problem.train, StreamedFeatureRows):
         return wanted
-    # coordinates, the products that they are made of, layer by layer, and a copy that a head is fitted to
-    layers = 1 if problem.taps is None else len(problem.taps.depth_sets())
-    row_bytes = (2 + layers) * np.dtype(np.float32).itemsize * (len(problem.train) + len(problem.val))
-    room = problem.train.memory_bytes // row_bytes
-    if room < min(wanted, FEWEST_LANDMARKS):
-        needed = min(wanted, FEWEST_LANDMARKS) * row_bytes / 1e9
+    assert problem.taps is not None, "of which the rows are"
+    rows, allowed = len(problem.train) + len(problem.val), problem.train.memory_bytes
+    widths = {block.name: block.width for block in problem.taps.blocks}
+    sets = {name: sum(widths[block] for block in blocks) for name, blocks in problem.taps.depth_sets().items()}
+
+    def landmark_bytes(layers: int, width: int) -> int:
+        """Return what a landmark takes: its own numbers, standardized and as pieces, and what each row is beside it.
+
+        That is a coordinate, a copy that a head is fitted to, and the products that it is made of, layer by layer.
+        """
+        return np.dtype(np.float32).itemsize * (2 * width + (2 + layers) * rows)
+
+    each, fewest = landmark_bytes(len(sets), sum(widths.values())), min(wanted, FEWEST_LANDMARKS, rows)
+    room = allowed // each
+    if room < fewest:
+        number_bytes = problem.train.stores[0].dtype.itemsize
+        able = [
+            name
+            for layers, name in enumerate(sorted(sets, key=lambda name: sets[name]), 1)
+            # in memory, as long as no more images are tested than half of these; or streamed
+            if min(3 * rows * sets[name] * number_bytes // 2, landmark_bytes(layers, sets[name]) * fewest) <= allowed
+        ]
         raise UsageError(
-            f"features of several depths are fitted by what they are beside at least {FEWEST_LANDMARKS} of the images, "
-            f"which takes more than `max_memory_gb` allows; allow {needed:.2g}, or name fewer of the `taps` and take a "
-            "head that trains in epochs"
+            f"features of several depths are fitted by what they are beside at least {fewest} of the images, "
+            f"which takes more than `max_memory_gb` allows; allow {fewest * each / 1e9:.2g}, or name fewer of the "
+            f"`taps`{f' ({able[-1]} would do)' if able else ''}, or take a head that trains in epochs"
         )
     return min(wanted, room)
 

@@ -33,12 +33,31 @@ class Answers:
     targets : array [n, ...]
     fold, repeat : int64 [n]
         With which part a row was left out, in which division.
+    fitted_to_others : bool
+        Whether heads were fitted to the rows of all parts but a row's own; else to other rows altogether.
     """
 
     answers: Sequence[NDArray[np.floating]]
     targets: NDArray[np.generic]
     fold: NDArray[np.int64]
     repeat: NDArray[np.int64]
+    fitted_to_others: bool = True
+
+    @property
+    def tell(self) -> NDArray[np.bool_]:
+        """Which rows tell something of heads, bool [n]: not those of a class that was left out with all its rows.
+
+        Of these every head is wrong, and by how much says how sure it is of all others.
+        """
+        tell = np.ones(len(self.targets), bool)
+        if not self.fitted_to_others or self.targets.ndim > 1:
+            return tell
+        for repeat in np.unique(self.repeat):
+            in_repeat = self.repeat == repeat
+            for fold in np.unique(self.fold[in_repeat]):
+                left_out = in_repeat & (self.fold == fold)
+                tell[left_out] = np.isin(self.targets[left_out], self.targets[in_repeat & ~left_out])
+        return tell if tell.any() else ~tell
 
 
 def average(answers: Sequence[NDArray[np.floating]], weights: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -71,7 +90,7 @@ def select_greedily(
         What the ensemble says of each row, with weights that the other folds chose.
     """
     agreement = np.stack([task.agreement(part, answers.targets) for part in answers.answers])
-    counts = _counts(task, agreement[0], answers.targets, balanced=balanced)
+    counts = _counts(task, agreement[0], answers.targets, balanced=balanced) * answers.tell[:, None]
     outputs = np.empty_like(answers.answers[0], dtype=np.float32)
     for repeat in np.unique(answers.repeat):
         in_repeat = answers.repeat == repeat

@@ -159,9 +159,9 @@ class StreamedFeatureRows:
         return _joined([store.read(keys) for store in self.stores])
 
     def blocks(self) -> Iterator[Block]:
-        """Yield all rows in order, some megabytes at a time."""
+        """Yield all rows in order, some megabytes at a time, or an eighth of what they may take if that is less."""
         row_bytes = math.prod(self.row_shape) * self.stores[0].dtype.itemsize
-        step = max(BLOCK_BYTES // row_bytes, 1)
+        step = max(min(BLOCK_BYTES, self.memory_bytes // 8) // row_bytes, 1)
         for start in range(0, len(self), step):
             indices = np.arange(start, min(start + step, len(self)))
             yield indices, self.read(indices)

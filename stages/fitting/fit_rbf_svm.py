@@ -15,7 +15,7 @@ from sklearn.svm import SVC
 from stages.fitting.folds import Selection
 from stages.fitting.grid_search import fit_along_path
 from stages.fitting.linear_models import PREPARED_FROM, LinearModel, LinearModelFactory
-from stages.fitting.linear_targets import ABSENT_CLASS_SCORE, constant_logits, two_sided
+from stages.fitting.linear_targets import constant_logits, two_sided
 from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
@@ -25,6 +25,7 @@ from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
 from stages.runtime.device import product_device
 from stages.tasks.base import Task
+from stages.tasks.temperature import ABSENT_CLASS_SCORE
 
 _CPU = torch.device("cpu")
 
@@ -38,6 +39,9 @@ _COMPARED_UP_TO = 4000
 """Rows up to which all are compared with all before any machine is fitted."""
 
 _BLOCK_ROWS = 4096
+
+_SHORTEST = 1e-30
+"""Mean squared length of rows below which they count as of this one: of what float32 holds the widest kernel."""
 
 
 @register_head(
@@ -96,6 +100,12 @@ class RBFSVMFactory:
             return self
         return replace(self, distances=_squared_distances(rows, rows, self.device))
 
+    def bytes_beside_rows(self, count: int) -> int:
+        """Return what the kernel of so many rows takes, in float64 and, while it is made, in float32; or their map."""
+        if count > KERNEL_UP_TO:
+            return count * self.landmarks * np.dtype(np.float32).itemsize
+        return count**2 * (np.dtype(np.float64).itemsize + np.dtype(np.float32).itemsize)
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is prepared: where the rows are, it is quickly made again."""
         return {**self.__dict__, "distances": None}
@@ -122,7 +132,8 @@ class KernelScaler:
         self.center, self.l2 = center, scaling == "l2"
         self.fitted = ScaledRows.fit(rows, scaling, center)
         sample = self.fitted.sample(torch.arange(0, len(rows), max(len(rows) // KERNEL_UP_TO, 1)))
-        self.gamma = ratio / max(sample.shape[1] * float(sample.var(correction=0)), 1e-12)
+        length = sample.shape[1] * float(sample.var(correction=0))  # squared, in the mean
+        self.gamma = ratio / max(length, _SHORTEST) if length else ratio
 
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return rows as the machine sees them, float32 [n, d]."""

@@ -23,7 +23,6 @@ from sklearn.model_selection import train_test_split
 
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.folds import CVPlan, Selection
-from stages.fitting.linear_targets import ABSENT_CLASS_SCORE
 from stages.fitting.out_of_fold import FoldOutputs, OutOfFold, best_on_others, collect, in_places
 from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
@@ -34,7 +33,7 @@ from stages.network.heads.linear import LinearHead
 from stages.runtime.device import free_memory
 from stages.runtime.threads import one_thread_per_fit, single_thread_pool, usable_cores
 from stages.tasks.base import Task
-from stages.tasks.temperature import fit_temperature
+from stages.tasks.temperature import ABSENT_CLASS_SCORE, fit_temperature
 
 SUBSAMPLE_FROM = 16_000
 """Training rows from which on all settings are tried on a part of the rows first."""
@@ -97,6 +96,9 @@ class MakeModel(Protocol):
 
         Sent to another machine, it goes without; asked again, it makes what is missing.
         """
+
+    def bytes_beside_rows(self, count: int) -> int:
+        """Return what a model of so many rows takes in memory beside its copy of them, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +258,8 @@ class HostFits:
     def fitted(self, setting: Setting, selections: Sequence[Selection], state: Any) -> list[FittedModel]:
         """Return the models of a setting: side by side where a fit has one core, else each from where one ended."""
         if self.rows.size < _SHARED_FROM:
-            count = min(len(selections), usable_cores())
+            labels = [self.labels[selection] for selection in selections]
+            count = _jobs(self.rows, labels, len(selections), self.grid.make.bytes_beside_rows)
             with one_thread_per_fit(), single_thread_pool(count, "refit") as pool:
                 models = pool.map(partial(_fitted, self.grid.make, setting, self.rows, self.labels, state), selections)
                 return [_HostModel(model, self.rows) for model in models]
@@ -269,7 +272,8 @@ class HostFits:
 
     def out_of_fold(self, settings: Sequence[Setting], folds: Sequence[Fold]) -> list[NDArray[np.float32]]:
         """Return the scores of the rows that each fold leaves out."""
-        jobs = _jobs(self.rows, [self.labels[fitted] for fitted, _ in folds], len(folds))
+        labels = [self.labels[fitted] for fitted, _ in folds]
+        jobs = _jobs(self.rows, labels, len(folds), self.grid.make.bytes_beside_rows)
         with one_thread_per_fit():
             return list(
                 Parallel(n_jobs=jobs, prefer="threads")(
@@ -653,19 +657,28 @@ def fits_side_by_side(fit_bytes: int, count: int, room: int = FITTING_BYTES) -> 
     return max(1, min(count, usable_cores(), room // max(fit_bytes, 1)))
 
 
-def _jobs(rows: NDArray[np.float32], fitted: Sequence[NDArray[Any]], count: int) -> int:
+def _jobs(
+    rows: NDArray[np.float32],
+    fitted: Sequence[NDArray[Any]],
+    count: int,
+    beside: Callable[[int], int] = lambda _: 0,
+) -> int:
     """Return how many of `count` fits of a search go side by side.
 
-    Each fit copies its rows. Many cores with little memory, as a process may be given of a large machine, would be out
-    of it where few are not: unless one takes more, they take half of what is free, or `FITTING_BYTES` if that is more.
+    Each fit copies its rows, and a kernel machine compares them all. Many cores with little memory, as a process may be
+    given of a large machine, would be out of it where few are not: unless one takes more, they take half of what is
+    free, or `FITTING_BYTES` if that is more.
 
     Parameters
     ----------
     rows : ndarray of float32 [n, d]
     fitted : sequence of ndarray
         The labels of the rows that are fitted to at a time.
+    beside : callable
+        What a fit to so many rows takes beside them, in bytes.
     """
-    largest = rows[:1].nbytes * max(map(len, fitted), default=0)
+    most = max(map(len, fitted), default=0)
+    largest = rows[:1].nbytes * most + beside(most)
     return fits_side_by_side(largest, count, max(FITTING_BYTES, free_memory(torch.device("cpu")) // 2))
 
 
@@ -688,7 +701,7 @@ def _cross_validated(
     paths = {(scaling, fold): FoldPath(scaling) for scaling in grid.scalings for fold in folds}
     means: dict[Scaling, list[float]] = {}
     unfinished = list(paths)
-    jobs = _jobs(rows, [labels[fitted] for fitted, _ in cv.splits], len(paths))
+    jobs = _jobs(rows, [labels[fitted] for fitted, _ in cv.splits], len(paths), grid.make.bytes_beside_rows)
     while unfinished:
         furthest = {scaling: max(len(paths[scaling, fold].scores) for fold in folds) for scaling in grid.scalings}
         walked = Parallel(n_jobs=jobs, prefer="threads")(

@@ -212,6 +212,10 @@ class LinearModelFactory:
         made = {scaling: Preconditioner(ScaledRows.fit(rows, scaling, self.center)) for scaling in missing}
         return replace(self, preconditioners={**self.preconditioners, **made})
 
+    def bytes_beside_rows(self, count: int) -> int:
+        """Return 0: a linear model goes through its rows, and has but coefficients beside them."""
+        return 0
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is prepared: where the rows are, it is quickly made again."""
         return {**self.__dict__, "preconditioners": {}}

@@ -12,11 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from stages.tasks.base import Task
+from stages.tasks.temperature import ABSENT_CLASS_SCORE
 
 Loss = Literal["logistic", "hinge"]
-
-ABSENT_CLASS_SCORE = -1e4
-"""Score of a class that no row was of."""
 
 
 class LinearTargets(Protocol):

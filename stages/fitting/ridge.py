@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from stages.fitting.class_sums import ClassSums, TargetSums, approximate_mean, iter_scaled
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat
 from stages.fitting.folds import CVPlan
-from stages.fitting.linear_targets import ABSENT_CLASS_SCORE
 from stages.fitting.out_of_fold import OutOfFold, best_on_others, collect
 from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
@@ -41,7 +40,7 @@ from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.runtime.device import product_device
 from stages.tasks.base import Task
-from stages.tasks.temperature import fit_temperature
+from stages.tasks.temperature import ABSENT_CLASS_SCORE, fit_temperature
 
 _CPU = torch.device("cpu")
 

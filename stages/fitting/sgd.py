@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from sklearn.linear_model import SGDClassifier
 
 from stages.fitting.feature_rows import AnyFeatureRows, concat
-from stages.fitting.linear_targets import ABSENT_CLASS_SCORE
 from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
@@ -22,7 +21,7 @@ from stages.fitting.standardize import Scaling, Standardizer
 from stages.network.heads.linear import LinearHead
 from stages.runtime.seeding import epoch_seed
 from stages.runtime.threads import one_thread_per_fit, usable_cores
-from stages.tasks.temperature import fit_temperature
+from stages.tasks.temperature import ABSENT_CLASS_SCORE, fit_temperature
 
 EPOCHS = 10
 """Most passes over the rows."""

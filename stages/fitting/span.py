@@ -27,7 +27,7 @@ from scipy.linalg import solve_triangular
 
 from cache.errors import DataError
 from stages.config.heads import BlockWeight
-from stages.fitting.feature_rows import AnyFeatureRows
+from stages.fitting.feature_rows import AnyFeatureRows, StreamedFeatureRows
 from stages.fitting.standardize import Standardizer
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import weigh_blocks
@@ -53,7 +53,7 @@ _Numbers = dict[_Piece, torch.Tensor]
 """Standardized numbers of each piece, float32 [rows, d]."""
 
 _CHUNK = 1024
-"""Rows that are standardized at a time."""
+"""Rows that are standardized at a time, at most."""
 
 _NUMBERED = 32
 """Rows of a support that are copied at a time: of so few the copy stays in a cache."""
@@ -99,7 +99,7 @@ class BlockRows:
     widths : mapping of str to int
         Of the blocks, in the order in which they stand in a row.
     landmarks : int
-        How many are drawn where there are more rows than `EXACT_UP_TO`.
+        How many are drawn where there are more rows than `EXACT_UP_TO`, or, of streamed rows, more than these.
     seed : int
         By which they are drawn.
     sets : collection of tuple of str, optional
@@ -123,7 +123,10 @@ class BlockRows:
         self.slices = {
             name: slice(stop - width, stop) for (name, width), stop in zip(widths.items(), stops, strict=True)
         }
-        self.exact = self.count <= EXACT_UP_TO
+        self.at_a_time, self.exact = _CHUNK, self.count <= EXACT_UP_TO
+        if isinstance(train, StreamedFeatureRows):  # standardized, and again as pieces: a quarter of what rows may take
+            self.at_a_time = min(max(train.memory_bytes // 4 // (2 * 4 * self.width), 1), _CHUNK)
+            self.exact = self.exact and landmarks >= self.count  # all rows as landmarks are all rows in memory
         drawn = np.arange(self.count)
         if not self.exact:
             drawn = np.random.default_rng(seed).choice(self.count, min(landmarks, self.count), replace=False)
@@ -226,8 +229,8 @@ class BlockRows:
         start = 0
         for part in self.parts:
             for _, block in part.blocks():
-                for first in range(0, len(block), _CHUNK):
-                    yield start + first, block[first : first + _CHUNK]
+                for first in range(0, len(block), self.at_a_time):
+                    yield start + first, block[first : first + self.at_a_time]
                 start += len(block)
 
     def _products(self, choices: Sequence[DepthChoice]) -> dict[DepthChoice, torch.Tensor]:

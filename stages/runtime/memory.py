@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -15,11 +16,38 @@ Rows = TypeVar("Rows", bound=Tensor | list[Tensor])
 """What is computed: a row for each thing, in one tensor or in each of several."""
 
 
+class MemoryShortError(CutonceError):
+    """Memory did not suffice; with more of it the same may be tried again."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory was short; on CPU and MPS torch says so by the message alone."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
         phrase in str(error) for phrase in ("out of memory", "can't allocate memory")
     )
+
+
+@contextmanager
+def shortage_told(what: str) -> Iterator[None]:
+    """Have what ends for want of memory end with an error in words.
+
+    Parameters
+    ----------
+    what : str
+        What it was to be.
+
+    Raises
+    ------
+    MemoryShortError
+        In place of NumPy's or torch's own error.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0].rstrip(".") or "no more is free"
+        raise MemoryShortError(f"memory does not suffice for {what}: {reason}") from error
 
 
 def free_cached(device: torch.device) -> None:

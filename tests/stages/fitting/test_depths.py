@@ -14,7 +14,7 @@ from stages.fitting.fit_head import head_probabilities, train_foldable_head, tra
 from stages.network.heads.serialization import load_head, save_head
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.regression import Regression
-from tests.stages.fitting.depth_rows import TASK, WIDTH, problem_of, rows_of
+from tests.stages.fitting.depth_rows import TASK, WIDTH, Layout, problem_of, rows_of
 from tests.stages.fitting.test_streaming import stored
 
 
@@ -130,14 +130,47 @@ def test_landmarks_are_as_many_as_memory_has_room_for(streamed, monkeypatch):
     monkeypatch.setattr(depths, "FEWEST_LANDMARKS", 20)
     made = []
     monkeypatch.setattr(depths, "BlockRows", lambda *given: made.append(given[3]) or span.BlockRows(*given))
-    row = 4 * (2 + 3)  # coordinates, a copy, and products for each of the three sets of depths
-    trained = train_head("ridge", problem_of(*streamed(40 * row * 100), cv=0))
+    # its own numbers twice; of each of 100 rows coordinates, a copy, and products for each of the three sets of depths
+    each = 4 * (2 * WIDTH + (2 + 3) * 100)
+    trained = train_head("ridge", problem_of(*streamed(40 * each), cv=0))
     assert made == [40]
     assert accuracy(trained.module, TEST) > 0.7
-    with pytest.raises(UsageError, match=r"`max_memory_gb` allows; allow 4e-05"):
-        train_head("ridge", problem_of(*streamed(10 * row * 100), cv=0))
+    words = r"allow 8\.8e-05, or name fewer of the `taps` \(blocks would do\), or take a head that trains"
+    with pytest.raises(UsageError, match=words):
+        train_head("ridge", problem_of(*streamed(4 * (2 * 150 + 4 * 100) * 20), cv=0))  # 150 numbers, streamed
+    words = r"allow 8\.8e-05, or name fewer of the `taps` \(last would do\), or take a head that trains"
+    with pytest.raises(UsageError, match=words):
+        train_head("ridge", problem_of(*streamed(2 * 100 * 60 * 3 // 2), cv=0))  # 60 numbers, in memory
+    with pytest.raises(UsageError, match=r"allow 8\.8e-05, or name fewer of the `taps`, or take a head"):
+        train_head("ridge", problem_of(*streamed(4 * 100 * 20), cv=0))
     with pytest.raises(UsageError, match="`depths` last: rows are larger than"):
-        train_head("mlp", problem_of(*streamed(40 * row * 100), cv=0, depths=("last",)))
+        train_head("mlp", problem_of(*streamed(40 * each), cv=0, depths=("last",)))
+
+
+def test_few_streamed_rows_are_all_landmarks_only_if_all_have_room(streamed, monkeypatch):
+    monkeypatch.setattr(depths, "FEWEST_LANDMARKS", 20)
+    made = []
+    monkeypatch.setattr(depths, "BlockRows", lambda *given: made.append(span.BlockRows(*given)) or made[-1])
+    each = 4 * (2 * WIDTH + (2 + 3) * 100)
+    for room in (100, 60):
+        trained = train_head("ridge", problem_of(*streamed(room * each), cv=0))
+        assert accuracy(trained.module, TEST) > 0.7
+    assert [(rows.exact, len(rows.landmarks)) for rows in made] == [(True, 100), (False, 60)]
+
+
+def test_streamed_rows_are_standardized_and_put_beside_landmarks_within_what_they_may_take(tmp_path, monkeypatch):
+    """Of rows of many numbers a thousand are more than what is allowed may be."""
+    monkeypatch.setattr(span, "EXACT_UP_TO", 50)
+    rows = rows_of(3000, 1)
+    cache, keys = stored(tmp_path, "many", rows.features)
+    memory = 1 << 20
+    train, val = (
+        StreamedFeatureRows([cache], keys[part], rows.labels[part], memory) for part in (slice(2000), slice(2000, 3000))
+    )
+    blocks = span.BlockRows(train, val, {block.name: block.width for block in Layout().blocks}, 20, 0)
+    assert all(2 * 4 * standardized.numel() <= memory // 4 for _, standardized in blocks._standardized())
+    assert all(block.nbytes <= memory // 8 for part in blocks.parts for _, block in part.blocks())
+    assert sum(len(standardized) for _, standardized in blocks._standardized()) == 3000
 
 
 def test_several_labels_and_numbers_have_their_depths_chosen():

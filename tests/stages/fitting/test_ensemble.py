@@ -1,5 +1,7 @@
 """Weights of heads that help each other, and what is said of a fold without a look at its targets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,30 @@ def test_rare_classes_count_as_much_where_they_are_to(answers):
     few = Answers(sure_of, targets, answers.fold[kept], answers.repeat[kept])
     as_they_come, balanced = (select_greedily(CLASSES, few, balanced=balanced)[0] for balanced in (False, True))
     assert balanced[1] > as_they_come[1] + 0.1
+
+
+def test_rows_of_a_class_that_was_left_out_with_them_say_nothing_of_heads():
+    """A head that is never quite sure loses less by them, and is no better for that."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, COUNT)
+    targets[7] = 2  # of a class of its own: in its fold no head knew it
+    sure = probabilities(targets, np.where(rng.random(COUNT) < 0.95, 0.98, 0.01))
+    unsure = probabilities(targets, np.where(rng.random(COUNT) < 0.9, 0.9, 0.05))
+    sure[7], unsure[7] = [1, 0, 0], [0.5, 0.4, 0.1]
+    fold, repeat = np.arange(COUNT) % 5, np.zeros(COUNT, np.int64)
+    others = np.arange(COUNT) != 7
+    answers = Answers([sure, unsure], targets, fold, repeat)
+    assert np.array_equal(answers.tell, others)
+    for balanced in (False, True):
+        weights = select_greedily(CLASSES, answers, balanced=balanced)[0]
+        without = Answers([sure[others], unsure[others]], targets[others], fold[others], repeat[others])
+        assert np.allclose(weights, select_greedily(CLASSES, without, balanced=balanced)[0])
+    # heads that were fitted to other rows may have known it
+    assert replace(answers, fitted_to_others=False).tell.all()
+    of_all = select_greedily(CLASSES, replace(answers, fitted_to_others=False), balanced=True)[0]
+    assert of_all[1] > weights[1] + 0.1
+    alone = Answers([sure[:3], unsure[:3]], np.arange(3), np.arange(3), np.zeros(3, np.int64))
+    assert alone.tell.all(), "where no row tells anything all are asked"
 
 
 @pytest.mark.parametrize(

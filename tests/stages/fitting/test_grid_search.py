@@ -20,7 +20,7 @@ from stages.config.heads import HeadConfig
 from stages.fitting import fit_rbf_svm as kernel
 from stages.fitting import grid_search as search
 from stages.fitting.feature_rows import FeatureRows
-from stages.fitting.fit_rbf_svm import RBFSVMFactory
+from stages.fitting.fit_rbf_svm import KERNEL_UP_TO, RBFSVMFactory
 from stages.fitting.folds import stratified_folds
 from stages.fitting.linear_models import LinearModelFactory
 from stages.fitting.svm import fit_svm
@@ -91,6 +91,30 @@ def test_no_more_folds_are_fitted_side_by_side_than_there_is_room_for_however_ma
         Watched.most = 0
         fit()
         assert Watched.most in most
+
+
+def test_kernel_machines_are_fitted_side_by_side_as_far_as_there_is_room_for_their_kernels(monkeypatch):
+    rows, labels = skewed(count=400, width=30)
+    config = HeadConfig(c_values=VALUES[:1], scalers=("standard",), cv=5)
+    parts = (FeatureRows(rows[part], labels[part]) for part in (slice(300), slice(300, None)))
+    problem = fit_problem(*parts, classes=3, options=config)
+    make = RBFSVMFactory(problem.task, np.zeros(30, np.float32), 0, 2000)
+    assert make.bytes_beside_rows(KERNEL_UP_TO) == 12 * KERNEL_UP_TO**2
+    assert make.bytes_beside_rows(20_000) == 4 * 2000 * 20_000  # what their map makes of them
+    fits = search.HostFits(search.Grid(make, VALUES[:1], config.scalers, problem.task), rows, labels)
+    together, at_a_time = [], search.fits_side_by_side
+    monkeypatch.setattr(
+        search, "fits_side_by_side", lambda *given: together.append(at_a_time(*given)) or at_a_time(*given)
+    )
+    monkeypatch.setattr(search, "usable_cores", lambda: 64)
+    monkeypatch.setattr(search, "FITTING_BYTES", 1)
+    for room, most in (((12 * 320 + 4 * 30) * 320, [1, 1, 1]), ((12 * 400 + 4 * 30) * 400 * 2, [3, 3, 2])):
+        monkeypatch.setattr(search, "free_memory", lambda device, room=room: 2 * room)
+        together.clear()
+        fits.search(problem.cv, seed=0)
+        fits.out_of_fold([("standard", VALUES[0])] * 5, problem.cv.splits)
+        fits.fitted(("standard", VALUES[0]), [slice(300), slice(400)], None)
+        assert together == most
 
 
 @pytest.mark.parametrize("start", range(len(VALUES)))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cache.errors import CutonceError
-from stages.runtime.memory import InHalves
+from stages.runtime.memory import InHalves, MemoryShortError, shortage_told
 
 CPU = torch.device("cpu")
 
@@ -64,3 +64,19 @@ def test_what_gives_several_tensors_gives_them_whole():
         squares, sums = in_halves(rows)
     assert torch.equal(squares, rows**2)
     assert torch.equal(sums, rows.sum(1))
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("can't allocate memory")]
+)
+def test_what_ends_for_want_of_memory_ends_in_words(error):
+    with (
+        pytest.raises(MemoryShortError, match=r"memory does not suffice for an RBF SVM: \w+"),
+        shortage_told("an RBF SVM"),
+    ):
+        raise error
+
+
+def test_no_other_error_ends_in_these_words():
+    with pytest.raises(RuntimeError, match="shapes cannot"), shortage_told("an RBF SVM"):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from stages.tasks.temperature import fit_temperature
+from stages.tasks.temperature import ABSENT_CLASS_SCORE, fit_temperature
 from tests.stages.fitting.labels_and_numbers import number_task
 from tests.stages.fitting.rows_of_digits import numbered_classes
 from tests.stages.fitting.tags import Tags
@@ -42,3 +42,13 @@ def test_another_task_is_calibrated_by_its_own_loss():
 
 def test_values_are_no_margins():
     assert fit_temperature(number_task(1), np.full((4, 1), 9.0), np.zeros((4, 1))) == 1.0
+
+
+def test_rows_of_a_class_that_a_model_was_not_fitted_to_have_no_part_in_it():
+    margins, labels = margins_of_classes()
+    absent = np.full((len(margins), 1), ABSENT_CLASS_SCORE, np.float32)
+    alone = fit_temperature(numbered_classes(4), np.concatenate([margins, absent], axis=1), labels)
+    labels[:40] = 3
+    beside = fit_temperature(numbered_classes(4), np.concatenate([margins, absent], axis=1), labels)
+    assert beside == pytest.approx(alone, rel=0.05)
+    assert fit_temperature(numbered_classes(4), np.concatenate([margins, absent], axis=1)[:40], labels[:40]) > 0

@@ -1,15 +1,18 @@
 import math
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from cache.errors import DataError, UsageError
-from pipeline.evaluation.trials import read_trials
+from pipeline.evaluation.trials import read_search, read_trials
 from pipeline.experiment.best.budget import Budget
-from pipeline.experiment.best.run_best import _replay_words, with_all_depths
+from pipeline.experiment.best.run_best import BestOptions, _replay_words, _replaying, with_all_depths
+from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
-from tests.pipeline.experiment.best.conftest import HEADS, Clock
+from tests.photographs import make_folder
+from tests.pipeline.experiment.best.conftest import HEADS, Clock, search_in
 
 
 def test_all_depths_are_extracted_where_nothing_else_is_asked_for():
@@ -48,10 +51,39 @@ def test_a_replay_is_of_a_search_with_the_same_options(searched, search_photogra
         search_photographs(tmp_path / "run", replay=searched, head=replace(HEADS, cv=4))
 
 
+def test_a_replay_is_of_the_same_samples_in_another_run_and_of_some_trials(
+    searched, search_photographs, tmp_path, monkeypatch
+):
+    with pytest.raises(UsageError, match=r"is `out` itself, whose trials would be found: give another `out`"):
+        search_photographs(searched, replay=searched)
+    shutil.copytree(searched, tmp_path / "there")
+    (tmp_path / "there" / "trials.jsonl").unlink()
+    with pytest.raises(DataError, match=r"has no trials \(trials.jsonl\): its own command, given again, finds them"):
+        search_photographs(tmp_path / "run", replay=tmp_path / "there")
+    fewer = make_folder(tmp_path / "fewer", per_class=23)
+    monkeypatch.setattr(search_photographs, "data", DataConfig(str(fewer)))
+    with pytest.raises(UsageError, match=r"searched on other samples \(images: 3 fewer, \d+ in another split\)"):
+        search_photographs(tmp_path / "run", replay=searched)
+
+
+def test_what_a_prediction_might_cost_is_as_in_the_run_that_is_replayed(searched, search_photographs, tmp_path):
+    shutil.copytree(searched, tmp_path / "there")
+    replace(read_search(searched), max_predict_ms=7.0).save(tmp_path / "there")
+    here = search_in(searched, search_photographs)
+    asked = _replaying(here, BestOptions(Budget()), tmp_path / "there")
+    assert (asked.max_predict_ms, asked.budget.trials) == (7.0, 5)
+    asked = _replaying(here, BestOptions(Budget(), max_predict_ms=3.0), tmp_path / "there")
+    assert asked.max_predict_ms == 3.0
+
+
 def test_a_replay_that_comes_out_otherwise_says_so(searched):
     records = read_trials(searched)
     search = SimpleNamespace(finished=[replace(record, score=0.5) for record in records if record.name == "knn"])
     assert "score otherwise" in _replay_words(search, searched)
+    search.finished = [record for record in records if record.number and record.name != "knn"]
+    stopped = "4 of 5 trials are made again, and score as in"
+    assert _replay_words(search, searched).startswith(stopped)
+    assert _replay_words(search, searched).endswith("to the last digit; not made: knn.")
     search.finished = [record for record in records if record.number]
     assert "All 5 trials score as in" in _replay_words(search, searched)
 

@@ -10,14 +10,16 @@ from itertools import islice
 import pytest
 
 from cache.atomic_write import write_atomically
-from cache.errors import UsageError
+from cache.errors import CacheError, UsageError, WeightsError
 from pipeline.cli.app import main
+from pipeline.evaluation.results import Result
 from pipeline.evaluation.trials import read_search, read_trials, write_trials
 from pipeline.experiment import ensemble_methods, head_methods
 from pipeline.experiment.best import look, order, search, trial
 from pipeline.experiment.best.budget import Budget, parse_budget
+from stages.fitting.halving import DepthSetting
 from tests.pipeline.experiment.best.conftest import FIRST as FIRST_TRIALS
-from tests.pipeline.experiment.best.conftest import HEADS, Clock
+from tests.pipeline.experiment.best.conftest import HEADS, Clock, search_in
 
 FIRST = [*FIRST_TRIALS]
 FOLDERS = {f"{'head' if name == 'knn' else 'linear'}-{name}" for name in FIRST} | {"ensemble-greedy"}
@@ -244,7 +246,111 @@ def test_an_ensemble_that_is_stopped_half_written_is_not_taken(search_photograph
     monkeypatch.setattr(ensemble_methods, "save_model", save)
 
 
+def test_an_ensemble_that_cannot_be_made_anew_stays_as_it_was(search_photographs, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    search_photographs(run, 2)
+    ensemble = run / "seed-0" / "ensemble-greedy"
+    before = {path.name: path.read_bytes() for path in ensemble.iterdir()}
+
+    def no_room(*_, **__):
+        raise CacheError("no room for it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ensemble_methods, "save_model", no_room)
+        with pytest.raises(CacheError, match="no room for it"):
+            search_photographs(run, 3)
+    assert {path.name: path.read_bytes() for path in ensemble.iterdir()} == before
+    search_photographs(run, 3)
+    assert "kNN" in Result.load(ensemble).settings["chosen from"]
+
+
+def test_nothing_is_left_in_the_way_of_a_model_that_is_not_complete_but_what_its_training_goes_on_from(tmp_path):
+    names = {"head.safetensors", "head.json", "head-without-val.safetensors", "head-without-val.json", "result.json"}
+    for name in {*names, "unlike.safetensors", "top.safetensors", "out-of-fold.npz", "checkpoint.pt"}:
+        (tmp_path / name).write_text("half")
+    (tmp_path / "model.json").write_text("{}")
+    search.discard_half(tmp_path)
+    assert names < {path.name for path in tmp_path.iterdir()}
+    (tmp_path / "model.json").unlink()
+    search.discard_half(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
 def test_what_a_prediction_may_cost_reaches_the_choice(search_photographs, tmp_path):
     comparison, _ = search_photographs(tmp_path / "run", 2, max_predict_ms=1e-6)
     assert read_search(tmp_path / "run").max_predict_ms == 1e-6
     assert "no method predicts an image within 1e-06 ms" in " ".join(comparison.choice.words)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("Unable to allocate 12.0 GiB for an array"), RuntimeError("can't allocate memory: you tried\n many")],
+)
+def test_a_trial_that_memory_does_not_suffice_for_is_passed_over_and_tried_again_by_the_same_command(
+    searched, search_photographs, tmp_path, monkeypatch, error
+):
+    run_head = trial.run_head
+
+    def is_too_large(*arguments):
+        if arguments[-1] == "knn":
+            raise error
+        return run_head(*arguments)
+
+    monkeypatch.setattr(trial, "run_head", is_too_large)
+    search_photographs(tmp_path / "run", 5)
+    assert finished(tmp_path / "run") == [name for name in FIRST if name != "knn"]
+    words = " ".join(read_search(tmp_path / "run").words)
+    reason = str(error).partition("\n")[0]
+    assert f"Failed: kNN (memory does not suffice for kNN on the best depths: {reason})." in words
+    monkeypatch.setattr(trial, "run_head", run_head)
+    search_photographs(tmp_path / "run", 5)
+    assert finished(tmp_path / "run") == FIRST
+    assert bits(tmp_path / "run") == bits(searched)
+
+
+def test_a_defect_in_a_trial_is_not_passed_over(search_photographs, tmp_path, monkeypatch):
+    def is_wrong(*_):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(trial, "run_head", is_wrong)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        search_photographs(tmp_path / "run", 5)
+
+
+def test_records_stand_in_the_order_of_the_search_whenever_each_was_made(searched, search_photographs, tmp_path):
+    """Of equal scores the first counts as the better one: what follows must not hang on what was run again."""
+    shutil.copytree(searched, tmp_path / "run")
+    begun = search_in(tmp_path / "run", search_photographs)
+    again = next(record for record in begun.records if record.name == "knn")
+    search.record_trial(begun, replace(again, at=999.0))
+    assert [record.name for record in begun.finished] == FIRST == finished(tmp_path / "run")
+
+
+def test_a_finished_trial_whose_network_is_damaged_since_stays_and_ends_nothing(
+    search_photographs, tmp_path, monkeypatch, caplog
+):
+    def on_two_networks(found):
+        yield from islice(order.first_rung(found), 1)
+        second = found.look("lite2", replace(found.main.options, backbone="efficientnet_lite2"))
+        yield trial.HeadTrial("logistic", second, "lite2", (DepthSetting("last", "sqrt"),))
+        yield trial.HeadTrial("knn", found.main, rank=0)
+
+    monkeypatch.setattr(search, "all_trials", on_two_networks)
+    search_photographs(tmp_path / "run", 2)
+    assert finished(tmp_path / "run") == ["logistic-last", "logistic-lite2"]
+    build = look.build_extractor
+
+    def damaged(options):
+        if options.backbone == "efficientnet_lite2":
+            raise WeightsError("its weights are damaged")
+        return build(options)
+
+    monkeypatch.setattr(look, "build_extractor", damaged)
+    with caplog.at_level("INFO", logger="cutonce"):
+        search_photographs(tmp_path / "run", 3)
+    assert "logistic-lite2 is finished, and stays out of what comes next: its weights are damaged" in caplog.text
+    assert finished(tmp_path / "run") == ["logistic-last", "logistic-lite2", "knn"]
+    monkeypatch.setattr(look, "build_extractor", build)
+    search_photographs(tmp_path / "run", 3)
+    members = Result.load(tmp_path / "run" / "seed-0" / "ensemble-mixed").settings["chosen from"]
+    assert "linear-logistic-lite2" in members
