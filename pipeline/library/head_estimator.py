@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,9 @@ from stages.network.heads.serialization import load_head, save_head
 from stages.runtime.allocator import freed_memory_returned
 from stages.runtime.device import resolve_device
 from stages.tasks.base import Task, ranked_by
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _BLOCK_ROWS = 64
 """Rows that go through a head at a time."""
