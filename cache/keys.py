@@ -200,7 +200,7 @@ def _stat(path: str) -> _Entry:
     if stat.S_ISDIR(status.st_mode):
         return _Entry(path, no_identity, "is a directory, not a file")
     if not stat.S_ISREG(status.st_mode):
-        return _Entry(path, no_identity, "is not a regular file")
+        return _Entry(path, no_identity, "not a regular file")
     return _Entry(path, _Identity(absolute, *_times(status)), "")
 
 
@@ -236,7 +236,7 @@ def _times(status: os.stat_result) -> tuple[int, int, int]:
 
 def _reason(path: str, error: OSError | ValueError) -> str:
     if isinstance(error, FileNotFoundError) and Path(path).is_symlink():
-        return "is a link to a file that does not exist"
+        return "a link to a file that does not exist"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error)

@@ -57,6 +57,8 @@ def test_nothing_needs_a_newer_python_than_is_promised(path):
     assert OLDEST == (3, 10), "then the names that are too new are others"
     tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=OLDEST)
     too_new = [
-        f"{module}.{name}" for module, name in imported(tree) if name in NEWER.get(module, ()) or module in NEWER_MODULES
+        f"{module}.{name}"
+        for module, name in imported(tree)
+        if name in NEWER.get(module, ()) or module in NEWER_MODULES
     ]
     assert not too_new

@@ -215,7 +215,7 @@ def extract_features(
         layout, rows = extractor.tap_layout, len(manifest.distinct_images.keys) * extractor.cached_views
         _LOG.info(
             f"taps: {len(layout.blocks)} statistics in one pass, {layout.width:,} numbers a row, "
-            f"{byte_count(rows * row_bytes(extractor.taps[0]))} for {rows:,} rows; `extract` with `dry_run` says how "
+            f"{byte_count(rows * row_bytes(extractor.taps[0]))} for {rows:,} rows; `extract --dry-run` says how "
             "long it takes"
         )
     if rank.is_main and (words := maps_in_words(extractor, len(manifest.distinct_images.keys))):

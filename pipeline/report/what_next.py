@@ -48,8 +48,8 @@ def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str,
     data = configuration.get("data")
     if not several and isinstance(data, str) and (out / CONFIGURATION).exists():
         options = ["--config", str(out / CONFIGURATION), "--data", data]
-        commands += [
-            ("Look for wrong labels, copies and outliers", ["inspect", *options, "--out", str(out)]),
-            ("Ask whether more labels would help", ["learning-curve", *options, "--out", str(out)]),
-        ]
+        commands.append(("Look for wrong labels, copies and outliers", ["inspect", *options, "--out", str(out)]))
+        # a curve is of heads on vectors, and of a score that rises
+        if chosen.results[0].task.reads != "image" and chosen.metric.higher_is_better:
+            commands.append(("Ask whether more labels would help", ["learning-curve", *options, "--out", str(out)]))
     return [(why, shlex.join(["cutonce", *map(os.fspath, words)])) for why, words in commands]
