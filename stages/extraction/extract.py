@@ -32,6 +32,10 @@ _POLL_SECONDS = 0.5
 """How often a process that has nothing left to do looks whether the others are done, or dead."""
 
 
+class ImagesChangedError(DataError):
+    """Images changed, or went, after their keys were made and before they were decoded."""
+
+
 @dataclass(frozen=True)
 class Extraction:
     """What stage 1 did: counts of distinct images, time, and what could not be read.
@@ -105,6 +109,9 @@ def extract(
     ------
     DataError
         If not one image could be read.
+    ImagesChangedError
+        If some cannot be read, and hold other bytes than those that their keys are of, or are gone; all others are
+        done. The same images may be whole the next time, so that none is marked as unreadable.
     CacheError
         If a cache cannot be written, or its disk has no room for what is missing; or one that stands in lacks rows.
     """
@@ -121,13 +128,17 @@ def extract(
             f"features ({extractor.stands_in}); give the command again"
         )
     meter = StageTimer(extractor)
+    changed: dict[str, str] = {}
     if lacking:
         with ExitStack() as stack:
             work = stack.enter_context(LeasedBlocks(extractor, wanted, locations))
             writers = CacheWriters(extractor, stack, shard_bytes, shard_seconds, index=rank.world_size == 1)
             bar = stack.enter_context(progress(label="extract", total=lacking, unit="images"))
             _extract_until_complete(work, writers, meter, blocks, bar)
+            changed = work.changed
     rank.barrier()
+    if changed:
+        raise _changed_error(changed)
     rejected = extractor.unreadable()
     readable = [key for key in wanted if key not in rejected]
     skipped = skipped_samples(manifest, rejected)
@@ -155,6 +166,15 @@ def extract(
         size_on_disk=sum(cache.size_on_disk for cache in extractor.caches),
         shares=meter.shares,
         remarks=[*_taken_over_in_words(taken_over), *remarks_in_words(meter.remarks, extractor.reading)],
+    )
+
+
+def _changed_error(changed: Mapping[str, str]) -> ImagesChangedError:
+    """Return what is said of images that changed or went between their keys and their pixels."""
+    described = listed([f"{location}: {reason}" for location, reason in changed.items()], 3, "; ")
+    return ImagesChangedError(
+        f"{len(changed):,} of the images changed or went before they could be read: {described}. Features of the "
+        "others are in the cache: give the command again once nothing changes the files"
     )
 
 
@@ -313,7 +333,8 @@ def _extract_blocks(
     started = time.perf_counter()
     for batch in work.extractor.computed(requests):
         wanted = [work.wanted(request) for request in batch.indices]
-        work.unreadable.update({work.wanted(request).key: reason for request, reason in batch.failures})
+        for request, reason in batch.failures:
+            work.fail(request, reason)
         computed = time.perf_counter()
         try:
             writers.append(wanted, batch.rows, computed - started)

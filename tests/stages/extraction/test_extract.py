@@ -1,5 +1,7 @@
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from stages.config.data import DataConfig
 from stages.config.features import OF_THE_MACHINE, FeatureConfig
 from stages.data.manifest import load_manifest
 from stages.data.sources.open_image import read_image
-from stages.extraction.extract import extract
+from stages.extraction.extract import ImagesChangedError, extract
 from stages.extraction.extractor import build_extractor
 from stages.extraction.read_features import drop_unreadable, read_features
 from stages.network.backbones.user_module import backbone_from_module
@@ -107,6 +109,26 @@ def test_bad_images_are_skipped_listed_and_not_tried_again(small, tmp_path):
     readable = drop_unreadable(extractor, manifest)
     assert len(readable) == 16
     assert read_features(extractor, readable).shape == (16, 1280)
+
+
+def test_files_that_change_after_their_keys_were_made_are_told_and_read_the_next_time(photographs, small, tmp_path):
+    folder = tmp_path / "changing"
+    shutil.copytree(photographs, folder)
+    manifest = load_manifest(DataConfig(str(folder)))
+    whole = {Path(location): Path(location).read_bytes() for location in manifest.locations}
+    cut, gone = sorted(whole)[:2]
+    cut.write_bytes(whole[cut][:200])
+    gone.unlink()
+    for _ in range(2):
+        with pytest.raises(ImagesChangedError, match=r"^2 of the images changed or went before they") as told:
+            extract(build_extractor(small), manifest)
+        assert f"{gone}: no such file" in str(told.value)
+        assert build_extractor(small).unreadable() == {}
+    cut.write_bytes(whole[cut])
+    gone.write_bytes(whole[gone])
+    report = extract(build_extractor(small), manifest)
+    assert (report.extracted, report.skipped) == (2, [])
+    assert report.hits == len(manifest) - 2
 
 
 def test_a_folder_of_only_bad_images_is_an_error(small, tmp_path):
