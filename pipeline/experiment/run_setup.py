@@ -278,7 +278,7 @@ def _words(report: Extraction, extractor: Extractor, directory: Path | None) -> 
     lines.append(f"cache {paths}: {byte_count(report.size_on_disk)}")
     lines += [f"note: {note}" for note in (*extractor.notes, *report.remarks)]
     if report.skipped:
-        lines.append(f"skipped {len(report.skipped)} images that could not be read:")
+        lines.append(f"skipped, as they could not be read ({len(report.skipped)}):")
         lines += [f"  {location!r}: {reason}" for location, reason in report.skipped[:20]]
         if len(report.skipped) > 20:
             where = (
