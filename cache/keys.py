@@ -104,6 +104,19 @@ class DigestCache:
                     unreadable[path] = reason
         return keys, unreadable
 
+    def forget(self, paths: Iterable[str]) -> None:
+        """Have the keys of these files made anew the next time: they could not be read when that was tried."""
+        if self.path is None or not self.path.exists():
+            return
+        rows = [(os.fsencode(Path(path).absolute()),) for path in paths]
+        with self._open() or nullcontext() as database:
+            try:
+                if database is not None:
+                    with database:
+                        database.executemany("DELETE FROM keys_1 WHERE path = ?", rows)
+            except sqlite3.Error as error:
+                self._disable(error)
+
     def _outcomes(self, paths: Sequence[str], database: sqlite3.Connection | None) -> Iterator[tuple[str, str]]:
         """Yield (key, '') or ('', reason) for each path: remembered, or hashed by a few threads."""
         with ThreadPoolExecutor(_THREADS) as threads:

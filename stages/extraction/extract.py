@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheInputError, CutonceError, DataError, NonFiniteRowsError, WeightsError, listed
+from cache.keys import KEY_MEMO, DigestCache
 from cache.shard_writer import ShardWriter
 from stages.data.image_stream import ImageRequest
 from stages.data.images.reading import remarks_in_words
@@ -138,6 +139,7 @@ def extract(
             changed = work.changed
     rank.barrier()
     if changed:
+        DigestCache(extractor.options.cache / KEY_MEMO).forget(changed)
         raise _changed_error(changed)
     rejected = extractor.unreadable()
     readable = [key for key in wanted if key not in rejected]
@@ -174,7 +176,7 @@ def _changed_error(changed: Mapping[str, str]) -> ImagesChangedError:
     described = listed([f"{location}: {reason}" for location, reason in changed.items()], 3, "; ")
     return ImagesChangedError(
         f"{len(changed):,} of the images changed or went before they could be read: {described}. Features of the "
-        "others are in the cache: give the command again once nothing changes the files"
+        "others are in the cache: give the command again, which leaves out what cannot be read then"
     )
 
 

@@ -8,7 +8,9 @@ import pytest
 import tifffile
 import torch
 
+from cache import DigestCache
 from cache.errors import CacheError, CacheInputError, DataError, UsageError, WeightsError
+from cache.keys import KEY_MEMO
 from stages.config.data import DataConfig
 from stages.config.features import OF_THE_MACHINE, FeatureConfig
 from stages.data.manifest import load_manifest
@@ -129,6 +131,32 @@ def test_files_that_change_after_their_keys_were_made_are_told_and_read_the_next
     report = extract(build_extractor(small), manifest)
     assert (report.extracted, report.skipped) == (2, [])
     assert report.hits == len(manifest) - 2
+
+
+def test_a_file_that_was_closed_after_its_key_was_remembered_is_left_out_the_second_time(
+    photographs, small, tmp_path, monkeypatch
+):
+    folder = tmp_path / "closing"
+    shutil.copytree(photographs, folder)
+    monkeypatch.setattr("cache.keys._CLOCK_NS", -(1 << 62))  # as if the files had long been as they are
+    memo = DigestCache(small.cache / KEY_MEMO)
+    first = load_manifest(DataConfig(str(folder)), memo=memo)
+    closed = first.locations[0]
+    opened = Path.open
+
+    def refuse(self, *arguments, **options):
+        if str(self) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)  # and so `read_bytes`
+    remembered = load_manifest(DataConfig(str(folder)), memo=memo)
+    assert remembered.keys == first.keys
+    with pytest.raises(ImagesChangedError, match=r"^1 of the images changed or went .*: Permission denied"):
+        extract(build_extractor(small), remembered)
+    again = load_manifest(DataConfig(str(folder)), memo=memo)
+    assert again.unreadable == [(closed, "Permission denied")]
+    assert extract(build_extractor(small), again).skipped == [(closed, "Permission denied")]
 
 
 def test_a_folder_of_only_bad_images_is_an_error(small, tmp_path):
