@@ -119,10 +119,12 @@ def extract(
     started = time.perf_counter()
     locations, wanted = manifest.distinct_images
     rejected = extractor.unreadable()
-    known = sum(key in rejected for key in wanted)
     taken_over = take_over_rows(extractor, wanted, locations) if rank.is_main else TakenOver(0, 0)
     rank.barrier()
-    blocks, lacking = _pending_blocks(extractor, wanted, rank)
+    blocks, lacking_keys = _pending_blocks(extractor, wanted, rank)
+    lacking = len(lacking_keys)
+    # what one cache has rejected is tried again where another one, of a new cut, knows nothing of it
+    known = sum(key in rejected and key not in lacking_keys for key in wanted)
     if lacking and extractor.stands_in:
         raise CacheInputError(
             f"{lacking} rows are gone that were there a moment ago, and are not computed into a cache of other "
@@ -299,8 +301,8 @@ class StageTimer:
         return f"limited by {stage} ({share:.0%} busy)"
 
 
-def _pending_blocks(extractor: Extractor, keys: Sequence[str], rank: Rank) -> tuple[list[range], int]:
-    """Return the blocks that lack something, and how many images lack it; what they lack finds room on the disk.
+def _pending_blocks(extractor: Extractor, keys: Sequence[str], rank: Rank) -> tuple[list[range], set[str]]:
+    """Return the blocks that lack something, and which images lack it; what they lack finds room on the disk.
 
     They begin with this process's share; the rest it helps with later.
     """
@@ -309,7 +311,7 @@ def _pending_blocks(extractor: Extractor, keys: Sequence[str], rank: Rank) -> tu
         require_room(extractor, rows_of_tap)
     unfinished = [block for block in content_defined_blocks(keys) if any(keys[index] in lacking for index in block)]
     first = len(unfinished) * rank.index // rank.world_size
-    return unfinished[first:] + unfinished[:first], len(lacking)
+    return unfinished[first:] + unfinished[:first], lacking
 
 
 def _extract_until_complete(

@@ -113,6 +113,17 @@ def test_bad_images_are_skipped_listed_and_not_tried_again(small, tmp_path):
     assert read_features(extractor, readable).shape == (16, 1280)
 
 
+def test_images_that_one_cut_has_rejected_are_counted_once_where_another_is_added(small, tmp_path):
+    folder = make_folder(tmp_path / "photos", 2)
+    next(folder.iterdir()).joinpath("bad.jpg").write_text("no image")
+    manifest = load_manifest(DataConfig(str(folder)))
+    extract(build_extractor(small), manifest)
+    both = extract(build_extractor(replace(small, cut="blocks.4,auto")), manifest)
+    assert (both.extracted, both.hits, both.extracted_by_others, len(both.skipped)) == (6, 0, 0, 1)
+    again = extract(build_extractor(replace(small, cut="blocks.4,auto")), manifest)
+    assert (again.extracted, again.hits, again.extracted_by_others, len(again.skipped)) == (0, 6, 0, 1)
+
+
 def test_files_that_change_after_their_keys_were_made_are_told_and_read_the_next_time(photographs, small, tmp_path):
     folder = tmp_path / "changing"
     shutil.copytree(photographs, folder)
