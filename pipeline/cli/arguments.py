@@ -142,12 +142,12 @@ def error_panel(error: CycloptsError) -> Any:
         near = [OTHER_COMMANDS[typed]] if typed in OTHER_COMMANDS else nearest(typed, COMMANDS)
         instead = f" Did you mean {' or '.join(near)}?" if near else ""
         error = CycloptsError(msg=f"Unknown command: {typed}.{instead} There are {', '.join((*COMMANDS, 'cache'))}.")
-    elif isinstance(error, MissingArgumentError) and error.argument and error.argument.token_count()[0] == 1:
+    elif isinstance(error, MissingArgumentError) and (argument := error.argument) and argument.token_count()[0] == 1:
         command = " ".join(error.command_chain or ())
         if error.keyword is not None:
             error = CycloptsError(msg=f"{error.keyword} needs a value: `cutonce {command} --help` says which.")
         elif not any(token.startswith("--") for token in error.unused_tokens or ()):  # else cyclopts finds what is near
-            error = CycloptsError(msg=f"{command} needs {error.argument.name}: see `cutonce {command} --help`.")
+            error = CycloptsError(msg=f"{command} needs {argument.name}: see `cutonce {command} --help`.")
     elif isinstance(error, UnusedCliTokensError):
         words = " ".join(error.unused_tokens or ())
         error = CycloptsError(msg=f"Not understood: {words}. Names with blanks need quotes, and options begin with --.")
