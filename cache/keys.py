@@ -104,6 +104,19 @@ class DigestCache:
                     unreadable[path] = reason
         return keys, unreadable
 
+    def forget(self, paths: Iterable[str]) -> None:
+        """Have the keys of these files made anew the next time: they could not be read when that was tried."""
+        if self.path is None or not self.path.exists():
+            return
+        rows = [(os.fsencode(Path(path).absolute()),) for path in paths]
+        with self._open() or nullcontext() as database:
+            try:
+                if database is not None:
+                    with database:
+                        database.executemany("DELETE FROM keys_1 WHERE path = ?", rows)
+            except sqlite3.Error as error:
+                self._disable(error)
+
     def _outcomes(self, paths: Sequence[str], database: sqlite3.Connection | None) -> Iterator[tuple[str, str]]:
         """Yield (key, '') or ('', reason) for each path: remembered, or hashed by a few threads."""
         with ThreadPoolExecutor(_THREADS) as threads:
@@ -200,7 +213,7 @@ def _stat(path: str) -> _Entry:
     if stat.S_ISDIR(status.st_mode):
         return _Entry(path, no_identity, "is a directory, not a file")
     if not stat.S_ISREG(status.st_mode):
-        return _Entry(path, no_identity, "is not a regular file")
+        return _Entry(path, no_identity, "not a regular file")
     return _Entry(path, _Identity(absolute, *_times(status)), "")
 
 
@@ -236,7 +249,7 @@ def _times(status: os.stat_result) -> tuple[int, int, int]:
 
 def _reason(path: str, error: OSError | ValueError) -> str:
     if isinstance(error, FileNotFoundError) and Path(path).is_symlink():
-        return "is a link to a file that does not exist"
+        return "a link to a file that does not exist"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error)

@@ -33,6 +33,7 @@ OTHER_PAGES = {
 """Pages of other commands, to which the report links where they are."""
 EVALUATIONS = "evaluations"
 EVALUATION = "evaluation.json"
+TRAINED_IN = "trained in"  # a setting of its results: the folder of the method that was evaluated
 
 # of a seed
 MANIFEST = "manifest.csv"

@@ -1,4 +1,4 @@
-"""What a person types, brought to the form that cyclopts reads, and what is said of an option that there is not."""
+"""What a person types, brought to the form that cyclopts reads, and what is said where it cannot be read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from functools import partial
 from itertools import takewhile
 from typing import Any
 
-from cyclopts import CycloptsError, CycloptsPanel, UnknownCommandError, UnknownOptionError
+from cyclopts import (
+    CycloptsError,
+    CycloptsPanel,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 
 from cache.errors import UsageError, nearest
 from pipeline.cli import COMMANDS
@@ -115,7 +122,8 @@ def refuse_old_names(tokens: _Tokens) -> None:
 def error_panel(error: CycloptsError) -> Any:
     """Return how an error of the command line is printed: a name that there is not, with those that may be meant.
 
-    These take the place of what cyclopts would say, which knows neither other tools' names nor which option is near.
+    These take the place of what cyclopts would say, which knows neither other tools' names nor which option is near,
+    and calls what was not given an option without its argument.
     """
     if isinstance(error, UnknownOptionError):
         typed = (error.token.keyword or error.token.value).partition("=")[0]
@@ -134,4 +142,13 @@ def error_panel(error: CycloptsError) -> Any:
         near = [OTHER_COMMANDS[typed]] if typed in OTHER_COMMANDS else nearest(typed, COMMANDS)
         instead = f" Did you mean {' or '.join(near)}?" if near else ""
         error = CycloptsError(msg=f"Unknown command: {typed}.{instead} There are {', '.join((*COMMANDS, 'cache'))}.")
+    elif isinstance(error, MissingArgumentError) and (argument := error.argument) and argument.token_count()[0] == 1:
+        command = " ".join(error.command_chain or ())
+        if error.keyword is not None:
+            error = CycloptsError(msg=f"{error.keyword} needs a value: `cutonce {command} --help` says which.")
+        elif not any(token.startswith("--") for token in error.unused_tokens or ()):  # else cyclopts finds what is near
+            error = CycloptsError(msg=f"{command} needs {argument.name}: see `cutonce {command} --help`.")
+    elif isinstance(error, UnusedCliTokensError):
+        words = " ".join(error.unused_tokens or ())
+        error = CycloptsError(msg=f"Not understood: {words}. Names with blanks need quotes, and options begin with --.")
     return CycloptsPanel(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cache.errors import DataError
+from cache.errors import DataError, UsageError
 from pipeline.cli.flags import DataFlags, FeatureFlags
 from stages.config.features import FeatureConfig
 
@@ -48,6 +48,8 @@ def contact_sheet(
     from stages.data.sources.open_image import read_image
     from stages.network.backbones.registry import load_backbone
 
+    if out.suffix.lower() not in (".png", ".svg"):
+        raise UsageError(f"`out` {out}: a contact sheet is a .png or .svg file")
     mixing = MixupCutmix(mixup, cutmix) if mixup or cutmix else None
     # of the backbone, the preprocessing alone is wanted, which does not depend on the weights
     network = load_backbone(features.backbone, "none", features.image_size).with_crop_mode(features.crop_mode)

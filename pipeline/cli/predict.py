@@ -101,11 +101,13 @@ def predict(
         format_predictions,
         mask_output,
         predict_images,
+        require_other_file,
         write_csv,
     )
     from pipeline.experiment.model_card import task_of_model
     from pipeline.experiment.top_classes import require_top_classes, with_top_classes
 
+    require_other_file(out, images)
     model, reason = choose_model(run, method, seed)
     decision = decision_of(model, threshold_for, coverage, calibrate=calibrate)
     require_top_classes(task_of_model(model), top_k, abstain_below)

@@ -226,9 +226,7 @@ def compare_results(results: Sequence[Result], metric: str | None = None) -> Com
     saved = break_even(rows)
     candidates = [choice.chosen, *([] if choice.head is None else [choice.head]), *choice.ranked]
     reference = next((row for row in candidates if row.cached), choice.chosen)
-    against_reference = [(row, reference) for row in rows if row is not reference]
-    family = paired_tests([*against_reference, *further_pairs(choice.ranked)])
-    tests = tuple(family[: len(against_reference)])
+    tests, family = _tests_against(reference, rows, choice)
     verdict = give_verdict(choice, reference, family)
     return Comparison(
         rows=tuple(rows),
@@ -241,6 +239,22 @@ def compare_results(results: Sequence[Result], metric: str | None = None) -> Com
         choice_in_folds=choice_in_folds(rows),
         break_even=saved,
     )
+
+
+def with_chosen(comparison: Comparison, chosen: MethodSummary) -> Comparison:
+    """Return a comparison whose method to take was settled elsewhere: the others are tested against that one."""
+    reference = chosen if chosen.cached else comparison.reference
+    tests, _ = _tests_against(reference, comparison.rows, comparison.choice)
+    return replace(comparison, reference=reference, tests=tests, choice=replace(comparison.choice, chosen=chosen))
+
+
+def _tests_against(
+    reference: MethodSummary, rows: Sequence[MethodSummary], choice: Choice
+) -> tuple[tuple[PairedTest, ...], list[PairedTest]]:
+    """Return the tests of the others against one method, and the family of all that are made."""
+    against_reference = [(row, reference) for row in rows if row is not reference]
+    family = paired_tests([*against_reference, *further_pairs(choice.ranked)])
+    return tuple(family[: len(against_reference)]), family
 
 
 def choose_result(results: Sequence[Result]) -> Choice:

@@ -23,6 +23,8 @@ def one_line(comparison: Comparison) -> str:
     chosen = chosen_method(comparison)
     score = format_score(chosen.score, as_percent=chosen.metric.as_percent)
     named = "" if chosen.metric.as_percent and chosen.metric.name == "accuracy" else f"{chosen.metric.label} "
+    if comparison.verdict.outcome == "new data":  # by which nothing is chosen
+        return f"{capitalized(method_phrase(chosen))} reaches {named}{score} on the new data"
     if len(comparison.rows) == 1:
         return f"{capitalized(method_phrase(chosen))} reaches {named}{score}; it is the only method"
     return f"Take {method_phrase(chosen)}: {named}{score}; {_beside(comparison, chosen)}"

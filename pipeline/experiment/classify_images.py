@@ -155,7 +155,8 @@ def mask_output(
     Raises
     ------
     UsageError
-        If masks or probabilities are asked for of a method that has none, or probabilities without a folder.
+        If masks or probabilities are asked for of a method that has none, or probabilities without a folder; or if the
+        folder holds what no prediction wrote.
     """
     recipe = read_recipe(model)
     is_dense = recipe is not None and isinstance(task_from_json(recipe.task), Dense)
@@ -168,8 +169,10 @@ def mask_output(
         raise UsageError("`probabilities` are files: say by `masks` FOLDER where they go")
     if not is_dense or folder is None:
         return None
+    from pipeline.experiment.mask_files import require_own_folder
     from pipeline.experiment.predict_masks import MaskOutput  # which imports what computes features
 
+    require_own_folder(folder)
     return MaskOutput(folder, overlays, probabilities)
 
 
@@ -316,6 +319,19 @@ def answers_of_columns(method: SavedMethod, listing: Sequence[tuple[str, Mapping
     return PredictedBatch([*range(len(listing))], head_probabilities(head, values, method.task), [])
 
 
+def require_other_file(out: Path | None, paths: Sequence[Path]) -> None:
+    """Refuse a file for the predictions that is one of those that are asked about, or a folder.
+
+    Raises
+    ------
+    UsageError
+    """
+    if out is not None and out.is_dir():
+        raise UsageError(f"`out` {out} is a folder: name the CSV file, as {out / 'predictions.csv'}")
+    if out is not None and out.exists() and any(path.exists() and path.samefile(out) for path in paths):
+        raise UsageError(f"`out` {out} is one of the files that are asked about, which it would replace")
+
+
 def find_images(paths: Sequence[Path]) -> list[tuple[str, dict[str, str]]]:
     """Return where the images are, and by the names of its columns what the table that lists one says of it besides.
 
@@ -377,7 +393,7 @@ def format_predictions(
     ]
     unlike = sum(prediction.is_unlike for prediction in predictions)
     warning = (
-        f"{unlike} of {len(predictions)} {of_what} are unlike those that the model was trained on: what it predicts of "
+        f"unlike the {of_what} that the model was trained on: {unlike} of {len(predictions)}; what it predicts of "
         "them, however sure, says little"
     )
     return heading, lines if printed else [], [warning] if unlike else []

@@ -27,7 +27,7 @@ from cache import DigestCache
 from cache.atomic_write import write_atomically
 from cache.errors import DataError, UsageError, listed
 from cache.keys import KEY_MEMO
-from pipeline.evaluation.comparison import compare_runs, summarize
+from pipeline.evaluation.comparison import compare_runs, summarize, with_chosen
 from pipeline.evaluation.console import format_tables, format_verdict
 from pipeline.evaluation.new_data import Evaluation, against_own_test, verdict_on_new_data
 from pipeline.evaluation.results import FEATURES_READ, VIEWS_READ, Result, evaluate_test, json_text, to_json_value
@@ -52,6 +52,7 @@ from pipeline.run_layout import (
     REPORT,
     RESULT,
     RESULTS,
+    TRAINED_IN,
     files_of_methods,
     seed_dir,
     seed_dirs,
@@ -401,7 +402,7 @@ def _test(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Pa
         test=evaluate_test(task, predictions.statistics, recipe.seed, predictions.units),
         seconds_by_stage=stages,
         seconds=sum(stages.values()),
-        settings={**own.settings, "evaluated on": data, "trained in": str(model)},
+        settings={**own.settings, "evaluated on": data, TRAINED_IN: str(model)},
         prediction_seconds_per_image=seconds / max(len(manifest.distinct_images.keys), 1),
         provenance={
             **{name: said for name, said in own.provenance.items() if name in (FEATURES_READ, VIEWS_READ)},
@@ -484,7 +485,7 @@ def _publish(
     compared = against_own_test(comparison.rows, own_rows, independent=not seen)
     chosen = choose_model(run, None, None).directory.name
     verdict = verdict_on_new_data(comparison, compared, chosen, data, seen, unlike)
-    comparison = replace(comparison, verdict=verdict, break_even=None)
+    comparison = replace(with_chosen(comparison, verdict.chosen), verdict=verdict, break_even=None)
     evaluation = Evaluation(data, comparison, compared, seen, unlike)
     write_atomically(out / EVALUATION, json_text(to_json_value(evaluation.to_json())).encode())
     page = write_comparison(comparison, [out], out)

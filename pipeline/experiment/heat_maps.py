@@ -104,7 +104,7 @@ def _heat_maps(
 ) -> HeatMaps:
     card = None if directory is None else read_recipe(directory)
     if directory is None or card is None:
-        raise _UnexplainedError("the model of this method was not saved")
+        raise _UnexplainedError("no model lies beside these results (an evaluation keeps none)")
     if card.samples is not None:
         raise _UnexplainedError("what is predicted for has several images")
     if (directory / COLUMNS).exists():
@@ -122,7 +122,9 @@ def _heat_maps(
     notes = [
         note,
         f"{gone} of the {len(keys)} images cannot be read any more." if gone else "",
-        f"In {silent} of {len(there)} images no place of the map speaks for what is predicted." if silent else "",
+        f"{silent} of {len(there)} images have no heat map, as no place of them speaks for what is predicted."
+        if silent
+        else "",
     ]
     return HeatMaps(maps, " ".join(filter(None, notes)))
 

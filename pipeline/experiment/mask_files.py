@@ -11,11 +11,36 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cache.atomic_write import atomic_path
+from cache.atomic_write import atomic_path, write_atomically
+from cache.errors import UsageError, listed
 from stages.data.masks.mask_colors import Color, class_colors, overlay
 
 CLASSES = "classes.csv"
 """The file of the names and colors of the classes, in the order of their numbers."""
+
+PREDICTED = "predicted.json"
+"""The file that says of a folder that a prediction wrote it, and another one may replace what is in it."""
+
+
+def require_own_folder(folder: Path) -> None:
+    """Refuse a folder that holds what no prediction wrote: masks of the same names, made by a person, would be lost.
+
+    Raises
+    ------
+    UsageError
+    """
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if names and PREDICTED not in names:
+        raise UsageError(
+            f"masks would go to {folder}, which holds what no prediction wrote ({listed(names, 3)}): name a new or "
+            "empty folder with `masks`"
+        )
+
+
+def save_mark(folder: Path) -> None:
+    """Write the file that says of a folder that a prediction wrote it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / PREDICTED, b'{"encoding-type": "predicted-masks", "encoding-version": 1}\n')
 
 
 def save_index_mask(path: Path, mask: NDArray[np.uint8], colors: Sequence[Color]) -> None:

@@ -16,8 +16,10 @@ from pipeline.evaluation.shown_masks import ShownMasks, places_to_show
 from pipeline.experiment.mask_files import (
     CLASSES,
     output_names,
+    require_own_folder,
     save_classes,
     save_index_mask,
+    save_mark,
     save_overlay,
     save_probabilities,
 )
@@ -45,8 +47,8 @@ class MaskOutput:
     Attributes
     ----------
     folder : Path
-        Gets ``classes.csv``, the names and colors of the classes, and index masks in ``masks/``, by the paths of their
-        images.
+        New, empty, or written by a prediction. Gets ``classes.csv``, the names and colors of the classes, and index
+        masks in ``masks/``, by the paths of their images.
     overlays : bool
         Whether each image is written with the colors of its mask on it, in ``overlays/``.
     probabilities : bool
@@ -90,6 +92,8 @@ def predict_masks(
     """
     colors, names = colors or class_colors(task.out_features), output_names(locations)
     if output is not None:
+        require_own_folder(output.folder)
+        save_mark(output.folder)
         save_classes(output.folder / CLASSES, task.class_names, colors)
     wants_probabilities = output is not None and output.probabilities
     as_vectors = None if detector is None else vectors_of(extractor)

@@ -215,7 +215,7 @@ def extract_features(
         layout, rows = extractor.tap_layout, len(manifest.distinct_images.keys) * extractor.cached_views
         _LOG.info(
             f"taps: {len(layout.blocks)} statistics in one pass, {layout.width:,} numbers a row, "
-            f"{byte_count(rows * row_bytes(extractor.taps[0]))} for {rows:,} rows; `extract` with `dry_run` says how "
+            f"{byte_count(rows * row_bytes(extractor.taps[0]))} for {rows:,} rows; `extract --dry-run` says how "
             "long it takes"
         )
     if rank.is_main and (words := maps_in_words(extractor, len(manifest.distinct_images.keys))):
@@ -278,7 +278,7 @@ def _words(report: Extraction, extractor: Extractor, directory: Path | None) -> 
     lines.append(f"cache {paths}: {byte_count(report.size_on_disk)}")
     lines += [f"note: {note}" for note in (*extractor.notes, *report.remarks)]
     if report.skipped:
-        lines.append(f"skipped {len(report.skipped)} images that could not be read:")
+        lines.append(f"skipped, as they could not be read ({len(report.skipped)}):")
         lines += [f"  {location!r}: {reason}" for location, reason in report.skipped[:20]]
         if len(report.skipped) > 20:
             where = (

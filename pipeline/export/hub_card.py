@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from cache.atomic_write import write_atomically
 from pipeline.evaluation.decision import class_names_of
+from pipeline.evaluation.methods import get_method, is_method
 from pipeline.evaluation.results import Result, read_json
 from pipeline.experiment.mixture_model import Network
 from pipeline.experiment.model_card import read_unlike
@@ -18,7 +19,7 @@ from pipeline.export.exported_module import ExportedModule, places_of_method
 from pipeline.library.export_model import TrainedModel
 from pipeline.options.toml_file import read_configuration
 from pipeline.run_layout import CONFIGURATION, RESULT, RESULTS, run_of
-from pipeline.text import format_score, in_markdown
+from pipeline.text import capitalized, format_score, in_markdown
 from stages.inspection.unlike import MARKED
 from stages.network.backbones.registry import network_catalog
 from stages.runtime.unicode_text import printable
@@ -131,7 +132,8 @@ def _what_it_is(model: TrainedModel, result: Result | None) -> str:
     classes = f" It tells {len(names)} classes: {in_markdown(', '.join(names))}." if names else ""
     date = "" if result is None else f" Trained on {result.provenance.get('date', 'a day that is not known')}."
     if len(model.networks) == 1:
-        return f"A {card.name} ({card.method}), {_stands_on(model.networks[0])}.{classes}{date}"
+        name = get_method(card.method).label(card.name) if is_method(card.method) else card.name
+        return f"{in_markdown(capitalized(name))}, {_stands_on(model.networks[0])}.{classes}{date}"
     lines = [f"- {network.share:.2f} of it {_stands_on(network)}" for network in model.networks]
     said = f"A mean over {len(lines)} networks ({card.method}):"
     return "\n".join([said, "", *lines, *([""] if classes or date else []), f"{classes}{date}".strip()]).strip()

@@ -24,7 +24,7 @@ from cache import FeatureCache
 from cache.errors import DataError, UsageError
 from pipeline.library.backbones import AnyBackbone
 from pipeline.library.functions import extract_rows, extractor_for, feature_options
-from pipeline.library.head_estimator import HeadEstimator, has_columns
+from pipeline.library.head_estimator import HeadEstimator, has_columns, require_features
 from pipeline.library.images import Images, count_images
 from pipeline.library.samples import SampleList, require_kind
 from stages.config.features import CropMode, FeatureConfig, Pooling, PrecisionChoice
@@ -273,6 +273,7 @@ class TransferClassifier(ClassifierMixin, HeadEstimator):  # type: ignore[misc]
         """
         options = self._head_options(class_weights=self.class_weights)
         several = has_columns(y)
+        require_features(X)
         features, targets = validate_data(
             self, X, y, dtype=[np.float32, np.float16], ensure_min_samples=2, multi_output=several
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from pipeline.library.samples import SampleList, require_kind
 from stages.config.features import CropMode, FeatureConfig, Pooling, PrecisionChoice, StorageType
 from stages.data.images.reading import remarks_in_words
 from stages.data.manifest import Manifest
-from stages.extraction.extract import extract
+from stages.extraction.extract import ImagesChangedError, extract
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features
 from stages.extraction.stand_in import stand_in
@@ -298,8 +298,12 @@ def _from_cache(extractor: Extractor, images: ImageList, rows: NDArray[np.floati
     if not readable_indices:
         return {}
     manifest = plain_manifest(images, readable_indices)
-    with suppress(DataError):  # not one can be read: that is told below, as for some
+    try:
         _say(extract(extractor, manifest).remarks)
+    except ImagesChangedError:
+        raise
+    except DataError:  # not one can be read: that is told below, as for some
+        pass
     rejected = extractor.unreadable()
     failures = {index: rejected[images.keys[index]] for index in readable_indices if images.keys[index] in rejected}
     readable = [index for index in readable_indices if index not in failures]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
@@ -24,6 +26,9 @@ from stages.network.heads.serialization import load_head, save_head
 from stages.runtime.allocator import freed_memory_returned
 from stages.runtime.device import resolve_device
 from stages.tasks.base import Task, ranked_by
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _BLOCK_ROWS = 64
 """Rows that go through a head at a time."""
@@ -91,6 +96,7 @@ class HeadEstimator(BaseEstimator):  # type: ignore[misc]
         Always as many rows at a time go through it: a sample's answer does not depend on which others are asked for.
         """
         check_is_fitted(self)
+        require_features(X)
         features = validate_data(self, X, dtype=[np.float32, np.float16], reset=False)
         blank = np.zeros((-len(features) % _BLOCK_ROWS, features.shape[1]), dtype=features.dtype)
         filled = np.concatenate([features, blank])
@@ -130,6 +136,23 @@ class HeadEstimator(BaseEstimator):  # type: ignore[misc]
             estimator.feature_names_in_ = np.array(described["feature_names"], dtype=object)
         estimator.head_ = head.requires_grad_(False).to(resolve_device(device))
         return estimator, described
+
+
+def require_features(X: Any) -> None:
+    """Refuse images where their features are wanted, which is what they are most often mistaken for.
+
+    Raises
+    ------
+    UsageError
+        If the first sample is a path, an image of Pillow, or pixels.
+    """
+    first = X[0] if isinstance(X, (list, tuple, np.ndarray)) and len(X) else None
+    is_pixels = isinstance(first, np.ndarray) and first.ndim >= 2 and first.dtype == np.uint8
+    if is_pixels or isinstance(first, (str, PathLike, Image.Image)):
+        raise UsageError(
+            "X has to be features, float [n, d], and these are images: make it by pipeline.features(images), or put a "
+            "FeatureExtractor before this in a Pipeline of scikit-learn"
+        )
 
 
 def has_columns(y: ArrayLike) -> bool:

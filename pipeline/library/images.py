@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from io import IOBase
 from itertools import chain
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -87,6 +89,10 @@ def count_images(images: Images) -> int:
     UsageError
         If that is not known, or it is one image or something else altogether.
     """
+    if isinstance(images, (str, PathLike)) and Path(images).is_dir():
+        raise UsageError(
+            f"{_TAKEN}; this is a folder: give the files in it, as sorted(Path({str(images)!r}).rglob('*.jpg'))"
+        )
     if isinstance(images, (str, bytes, PathLike, Image.Image)):
         raise UsageError(f"{_TAKEN}; this is one {type(images).__name__}: put it into a list")
     if isinstance(images, IterableDataset) or not hasattr(images, "__len__"):
@@ -172,6 +178,10 @@ def _location(item: Any, index: int) -> str:
     if isinstance(item, (np.ndarray, Tensor)):
         _require_pixels(item, name)
         return InMemoryImage(name, item)
+    if isinstance(item, (bytes, bytearray, memoryview, IOBase)):
+        raise UsageError(
+            f"{name} is a {type(item).__name__}: open it with PIL.Image.open, bytes by io.BytesIO; {_TAKEN}"
+        )
     raise UsageError(f"{name} is a {type(item).__name__}; {_TAKEN}")
 
 

@@ -12,7 +12,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cache.errors import DataError, UsageError
-from pipeline.library.head_estimator import HeadEstimator, has_columns
+from pipeline.library.head_estimator import HeadEstimator, has_columns, require_features
 from stages.runtime.threads import usable_after_fork
 from stages.tasks.regression import Regression
 
@@ -101,6 +101,7 @@ class TransferRegressor(RegressorMixin, HeadEstimator):  # type: ignore[misc]
         """
         options = self._head_options()
         several = has_columns(y)
+        require_features(X)
         features, targets = validate_data(
             self, X, y, dtype=[np.float32, np.float16], ensure_min_samples=2, multi_output=several, y_numeric=True
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,6 +47,9 @@ from stages.runtime.allocator import freed_memory_returned
 from stages.runtime.threads import usable_after_fork
 from stages.tasks.base import find_metric
 from stages.tasks.dense import Dense
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _BUFFER = 512 << 20
 """Bytes of maps that are in memory while they are shuffled; the rest stays in the cache."""

@@ -175,8 +175,8 @@ class InspectionReport:
             parts.append(f"the {noun}s of {_images(images)} are doubtful" if errors > 1 else f"one {noun} is doubtful")
         if inspection.mask_errors is not None and (masks := len(inspection.mask_errors.doubted)):
             parts.append(f"{masks:,} masks disagree with a model" if masks > 1 else "one mask disagrees with a model")
-        if inspection.duplicates:
-            parts.append(f"{_images(len(inspection.duplicates))} repeat another one of their split")
+        if repeated := len(inspection.duplicates):
+            parts.append(f"{_images(repeated)} {'repeat' if repeated > 1 else 'repeats'} another one of the same split")
         if num_outliers := inspection.outliers.outside:
             parts.append(f"{_images(num_outliers)} {'are' if num_outliers > 1 else 'is'} unlike all others")
         if self.poor_images:

@@ -139,7 +139,7 @@ def minus(number: str) -> str:
 
 def typographic(text: str) -> str:
     """Return words with true minus signs, and with figures and their signs kept on one line."""
-    text = re.sub(r"(?<=[\s(])-(?=\d)", "−", text)
+    text = re.sub(r"(?:^|(?<=[\s(]))-(?=\d)", "−", text)
     return re.sub(r"(?<=\d) (?=%)|(?<=p) (?=[=<])|(?<=[=<]) (?=\d)", "\N{NO-BREAK SPACE}", text)
 
 

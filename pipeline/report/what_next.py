@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.one_line import chosen_method
 from pipeline.evaluation.trials import replay_command
-from pipeline.run_layout import BEST, CONFIGURATION, PREDICTIONS_TABLE
+from pipeline.run_layout import BEST, CONFIGURATION, PREDICTIONS_TABLE, TRAINED_IN, run_of
 
 
 def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -26,9 +26,11 @@ def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str,
         Options of the run, by their names; of several runs, by theirs.
     """
     chosen = chosen_method(comparison)
-    run, folder = chosen.run, chosen.results[0].directory
+    folder, trained_in = chosen.results[0].directory, chosen.results[0].settings.get(TRAINED_IN)
     assert folder is not None  # loaded results have one
-    several = len(comparison.runs) > 1
+    # an evaluation keeps no models: what predicts is in the run that was evaluated
+    run = chosen.run if trained_in is None else run_of(Path(trained_in))
+    of_one_run = trained_in is None and len(comparison.runs) == 1
     commands = [
         (
             f"Predict new {chosen.unit}s with {chosen.label}",
@@ -46,10 +48,10 @@ def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str,
     if (run / BEST).exists() and (run / CONFIGURATION).exists():
         commands.append(("Make the same trials again, to the same bits", replay_command(run, Path(f"{run}-again"))[1:]))
     data = configuration.get("data")
-    if not several and isinstance(data, str) and (out / CONFIGURATION).exists():
+    if of_one_run and isinstance(data, str) and (out / CONFIGURATION).exists():
         options = ["--config", str(out / CONFIGURATION), "--data", data]
-        commands += [
-            ("Look for wrong labels, copies and outliers", ["inspect", *options, "--out", str(out)]),
-            ("Ask whether more labels would help", ["learning-curve", *options, "--out", str(out)]),
-        ]
+        commands.append(("Look for wrong labels, copies and outliers", ["inspect", *options, "--out", str(out)]))
+        # a curve is of heads on vectors, and of a score that rises
+        if chosen.results[0].task.reads != "image" and chosen.metric.higher_is_better:
+            commands.append(("Ask whether more labels would help", ["learning-curve", *options, "--out", str(out)]))
     return [(why, shlex.join(["cutonce", *map(os.fspath, words)])) for why, words in commands]

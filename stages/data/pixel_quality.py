@@ -101,5 +101,5 @@ def _judge(index: int, brightness: NDArray[np.float32]) -> list[PoorImage]:
         return [PoorImage(index, "light", darkest)]
     counts = np.bincount((brightness * 255).astype(np.int64), minlength=256)
     shares = counts[counts > 0] / counts.sum()
-    entropy = float(-(shares * np.log2(shares)).sum())
+    entropy = abs(float((shares * np.log2(shares)).sum()))
     return [PoorImage(index, LOW_INFORMATION, entropy)] if entropy < FEW_BITS else []

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheInputError, CutonceError, DataError, NonFiniteRowsError, WeightsError, listed
+from cache.keys import KEY_MEMO, DigestCache
 from cache.shard_writer import ShardWriter
 from stages.data.image_stream import ImageRequest
 from stages.data.images.reading import remarks_in_words
@@ -30,6 +31,10 @@ from stages.runtime.progress import Progress, progress
 
 _POLL_SECONDS = 0.5
 """How often a process that has nothing left to do looks whether the others are done, or dead."""
+
+
+class ImagesChangedError(DataError):
+    """Images changed, or went, after their keys were made and before they were decoded."""
 
 
 @dataclass(frozen=True)
@@ -105,29 +110,39 @@ def extract(
     ------
     DataError
         If not one image could be read.
+    ImagesChangedError
+        If some cannot be read, and hold other bytes than those that their keys are of, or are gone; all others are
+        done. The same images may be whole the next time, so that none is marked as unreadable.
     CacheError
         If a cache cannot be written, or its disk has no room for what is missing; or one that stands in lacks rows.
     """
     started = time.perf_counter()
     locations, wanted = manifest.distinct_images
     rejected = extractor.unreadable()
-    known = sum(key in rejected for key in wanted)
     taken_over = take_over_rows(extractor, wanted, locations) if rank.is_main else TakenOver(0, 0)
     rank.barrier()
-    blocks, lacking = _pending_blocks(extractor, wanted, rank)
+    blocks, lacking_keys = _pending_blocks(extractor, wanted, rank)
+    lacking = len(lacking_keys)
+    # what one cache has rejected is tried again where another one, of a new cut, knows nothing of it
+    known = sum(key in rejected and key not in lacking_keys for key in wanted)
     if lacking and extractor.stands_in:
         raise CacheInputError(
             f"{lacking} rows are gone that were there a moment ago, and are not computed into a cache of other "
             f"features ({extractor.stands_in}); give the command again"
         )
     meter = StageTimer(extractor)
+    changed: dict[str, str] = {}
     if lacking:
         with ExitStack() as stack:
             work = stack.enter_context(LeasedBlocks(extractor, wanted, locations))
             writers = CacheWriters(extractor, stack, shard_bytes, shard_seconds, index=rank.world_size == 1)
             bar = stack.enter_context(progress(label="extract", total=lacking, unit="images"))
             _extract_until_complete(work, writers, meter, blocks, bar)
+            changed = work.changed
     rank.barrier()
+    if changed:
+        DigestCache(extractor.options.cache / KEY_MEMO).forget(changed)
+        raise _changed_error(changed)
     rejected = extractor.unreadable()
     readable = [key for key in wanted if key not in rejected]
     skipped = skipped_samples(manifest, rejected)
@@ -155,6 +170,15 @@ def extract(
         size_on_disk=sum(cache.size_on_disk for cache in extractor.caches),
         shares=meter.shares,
         remarks=[*_taken_over_in_words(taken_over), *remarks_in_words(meter.remarks, extractor.reading)],
+    )
+
+
+def _changed_error(changed: Mapping[str, str]) -> ImagesChangedError:
+    """Return what is said of images that changed or went between their keys and their pixels."""
+    described = listed([f"{location}: {reason}" for location, reason in changed.items()], 3, "; ")
+    return ImagesChangedError(
+        f"{len(changed):,} of the images changed or went before they could be read: {described}. Features of the "
+        "others are in the cache: give the command again, which leaves out what cannot be read then"
     )
 
 
@@ -277,8 +301,8 @@ class StageTimer:
         return f"limited by {stage} ({share:.0%} busy)"
 
 
-def _pending_blocks(extractor: Extractor, keys: Sequence[str], rank: Rank) -> tuple[list[range], int]:
-    """Return the blocks that lack something, and how many images lack it; what they lack finds room on the disk.
+def _pending_blocks(extractor: Extractor, keys: Sequence[str], rank: Rank) -> tuple[list[range], set[str]]:
+    """Return the blocks that lack something, and which images lack it; what they lack finds room on the disk.
 
     They begin with this process's share; the rest it helps with later.
     """
@@ -287,7 +311,7 @@ def _pending_blocks(extractor: Extractor, keys: Sequence[str], rank: Rank) -> tu
         require_room(extractor, rows_of_tap)
     unfinished = [block for block in content_defined_blocks(keys) if any(keys[index] in lacking for index in block)]
     first = len(unfinished) * rank.index // rank.world_size
-    return unfinished[first:] + unfinished[:first], len(lacking)
+    return unfinished[first:] + unfinished[:first], lacking
 
 
 def _extract_until_complete(
@@ -313,7 +337,8 @@ def _extract_blocks(
     started = time.perf_counter()
     for batch in work.extractor.computed(requests):
         wanted = [work.wanted(request) for request in batch.indices]
-        work.unreadable.update({work.wanted(request).key: reason for request, reason in batch.failures})
+        for request, reason in batch.failures:
+            work.fail(request, reason)
         computed = time.perf_counter()
         try:
             writers.append(wanted, batch.rows, computed - started)

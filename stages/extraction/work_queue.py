@@ -9,7 +9,9 @@ from itertools import pairwise
 from types import TracebackType
 from typing import NamedTuple
 
+from cache.keys import key_of_file
 from stages.data.image_stream import ImageRequest
+from stages.data.sources.open_image import is_file
 from stages.extraction.extractor import Extractor
 
 
@@ -75,11 +77,14 @@ class RowRequest(NamedTuple):
         What of it belongs into the caches, by the numbers of tap and view.
     views : iterator of int
         The view of each rendering, as they come.
+    location : str
+        Where the image is.
     """
 
     key: str
     rows: frozenset[tuple[int, int]]
     views: Iterator[int]
+    location: str
 
 
 class LeasedBlocks:
@@ -97,11 +102,15 @@ class LeasedBlocks:
     ----------
     unreadable : dict
         Keys of images that could not be read, with the reasons, that the caches have not been told yet.
+    changed : dict
+        Locations of files that could not be read and do not hold, now, the bytes that their keys are of, with the
+        reasons: of the images with these keys that says nothing, and the caches are not told.
     """
 
     def __init__(self, extractor: Extractor, keys: Sequence[str], locations: Sequence[str]) -> None:
         self.extractor = extractor
         self.unreadable: dict[str, str] = {}
+        self.changed: dict[str, str] = {}
         self._keys = keys
         self._locations = locations
         self._requested: dict[int, RowRequest] = {}
@@ -144,9 +153,11 @@ class LeasedBlocks:
             for index in block:
                 key = self._keys[index]
                 if key in lacking:
-                    self._requested[self._requests] = RowRequest(key, lacking[key].rows, iter(lacking[key].views))
+                    location = self._locations[index]
+                    wanted = RowRequest(key, lacking[key].rows, iter(lacking[key].views), location)
+                    self._requested[self._requests] = wanted
                     self._requests += 1
-                    yield self.extractor.request(self._locations[index], key, lacking[key].views)
+                    yield self.extractor.request(location, key, lacking[key].views)
 
     def tell_pending(self, rows_of_tap: Sequence[int]) -> None:
         """Let other processes know how many rows of each tap are made and not yet on disk."""
@@ -165,6 +176,14 @@ class LeasedBlocks:
     def wanted(self, request: int) -> RowRequest:
         """Return what a request that is not finished is for."""
         return self._requested[request]
+
+    def fail(self, request: int, reason: str) -> None:
+        """Take notice that what a request is for could not be read."""
+        key, location = self._requested[request].key, self._requested[request].location
+        if is_file(location) and not _holds(location, key):
+            self.changed[location] = reason
+        else:
+            self.unreadable[key] = reason
 
     def finish(self, requests: int, batches: int) -> int:
         """Take notice that the first so many requests are done in so many batches; return how many are new in that."""
@@ -202,3 +221,11 @@ class LeasedBlocks:
             for cache in self.extractor.caches:
                 cache.mark_unreadable(self.unreadable)
             self.unreadable = {}
+
+
+def _holds(path: str, key: str) -> bool:
+    """Return whether a file is there and holds the bytes of a key."""
+    try:
+        return key_of_file(path) == key
+    except OSError:
+        return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from torch.nn.functional import normalize
 
 from stages.fitting.feature_rows import AnyFeatureRows
 from stages.fitting.standardize import safe_std
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass

@@ -247,7 +247,7 @@ def _left_out(curve: LearningCurve) -> list[str]:
 
 
 def _score(value: float, as_percent: bool) -> str:
-    return f"{value:.1%}" if as_percent else f"{value:.3f}"
+    return f"{100 * value:.1f} %" if as_percent else f"{value:.3f}"
 
 
 def _difference(value: float, as_percent: bool) -> str:

@@ -67,6 +67,24 @@ def test_the_memo_knows_a_file_by_its_absolute_path(tmp_path, monkeypatch):
     assert memo.keys([str(tmp_path / "image")])[0] == {str(tmp_path / "image"): key_of_bytes(b"here")}
 
 
+def test_a_forgotten_file_is_hashed_again_and_the_others_are_not(tmp_path, monkeypatch):
+    paths = [put(tmp_path / name, name.encode()) for name in ("a", "b", "c")]
+    memo = DigestCache(tmp_path / "keys.sqlite")
+    memo.forget(paths)
+    assert not memo.path.exists()
+    let_time_pass(monkeypatch)
+    first, _ = memo.keys(paths)
+    monkeypatch.chdir(tmp_path)
+    memo.forget(["b"])
+    assert remembered(memo) == 2
+    read = []
+    hashed = cache.keys._hash
+    monkeypatch.setattr(cache.keys, "_hash", lambda path: read.append(path) or hashed(path))
+    assert memo.keys(paths)[0] == first
+    assert read == [paths[1]]
+    DigestCache(None).forget(paths)
+
+
 def test_an_edited_file_is_hashed_again(tmp_path, monkeypatch):
     path = put(tmp_path / "image", b"before")
     memo = DigestCache(tmp_path / "keys.sqlite")

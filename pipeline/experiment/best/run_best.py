@@ -16,10 +16,11 @@ from pipeline.experiment.best.answer import close, renew, shaping_options
 from pipeline.experiment.best.budget import Budget
 from pipeline.experiment.best.look import Look, SearchedData
 from pipeline.experiment.best.search import Search, search_trials
+from pipeline.experiment.dense_defaults import may_have_masks
 from pipeline.experiment.head_methods import require_heads
 from pipeline.experiment.outer_test import require_no_folds
 from pipeline.experiment.run_samples import changes_of_samples
-from pipeline.experiment.run_setup import init_seed, resolve_features
+from pipeline.experiment.run_setup import init_seed, make_manifest, resolve_features
 from pipeline.experiment.table_columns import note_columns_left_out
 from pipeline.run_layout import BEST, TRIALS
 from pipeline.text import duration
@@ -80,6 +81,8 @@ def run_best(
             f"`seeds` {' '.join(map(str, data.seeds))}: a search is of one split; give the command once for each, with "
             "an `out` of its own"
         )
+    if may_have_masks(data):
+        _require_answers_for_images(make_manifest(data, features, data.seeds[0]))
     note_columns_left_out(head)
     features = resolve_features(data, with_all_depths(features))
     extractor = build_extractor(features)
@@ -90,7 +93,6 @@ def run_best(
         )
     seed = data.seeds[0]
     manifest, directory = init_seed(out, data, features, seed, head)
-    _require_answers_for_images(manifest)
     if manifest.images and extractor.tap_layout is not None:
         features = replace(features, taps="", pool="avg")
         _LOG.info("note: samples of several images are searched on the last layer, not on all depths")

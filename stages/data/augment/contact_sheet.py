@@ -71,7 +71,7 @@ def contact_sheet(
         title, description, (*names, *(name for name, _, _ in mixtures)), len(names), len(images), tuple(cells)
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".svg":
+    if path.suffix.lower() == ".svg":
         write_atomically(path, sheet_as_svg(sheet).encode("utf-8"))
     else:
         _draw(sheet, path)
@@ -99,7 +99,7 @@ def _draw(sheet: Sheet, path: Path) -> None:
         axes.text(center(column), _ROW * sheet.rows + 0.05, name, ha="center", va="bottom", fontsize=9)
     axes.set(xlim=(0, width), ylim=(0, height))
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png")
+        figure.savefig(temporary, format="png")
 
 
 def _mixtures(renderings: Sequence[Sequence[Tensor]], mixing: MixupCutmix) -> Iterator[tuple[str, Tensor, list[float]]]:

@@ -106,6 +106,8 @@ def _reasons(data: bytes) -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise UnreadableImageError(describe_unknown(data)) from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f"more than {PIXEL_LIMIT:,} pixels: make it smaller, or cut it up") from error
     except DECODE_ERRORS as error:
         raise UnreadableImageError(first_line(error)) from error
 

@@ -80,9 +80,8 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
     if options.images:
         missing = [name for name in missing if name != "path"]
     if "path" in missing:
-        raise DataError(
-            _missing(table, missing, f"{_COLUMNS}; columns of paths of other names are taken with `images`")
-        )
+        of_other_names = "; columns of other names are taken with `images` (of paths) and `target` (of labels)"
+        raise DataError(_missing(table, missing, f"{_COLUMNS}{of_other_names}"))
     if missing:
         rows_of_images = [images_of_row(fields, image_names, paths, line) for line, fields in table.rows(image_names)]
         locations = [image for views in rows_of_images for image in views if image is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,7 +127,7 @@ def images_below(folder: str | Path, notes: FolderNotes, endings: Container[str]
             notes.own_folders.append(notes.name(path))
             continue
         for entry in entries:
-            if entry.is_dir():
+            if leads_to(entry, os.DirEntry.is_dir):
                 if _is_system_folder(entry.name, notes):
                     continue
                 if entry.is_symlink():
@@ -149,7 +149,8 @@ def find_subfolders(folder: Path, notes: FolderNotes) -> list[Path]:
     entries = _entries(folder, notes)
     holds_a_run = _is_own({entry.name for entry in entries})
     found = []
-    for entry in sorted(filter(os.DirEntry.is_dir, entries), key=lambda entry: entry.name):
+    folders = [entry for entry in entries if leads_to(entry, os.DirEntry.is_dir)]
+    for entry in sorted(folders, key=lambda entry: entry.name):
         if _is_system_folder(entry.name, notes):
             continue
         path = folder / entry.name
@@ -162,6 +163,14 @@ def find_subfolders(folder: Path, notes: FolderNotes) -> list[Path]:
         else:
             found.append(path)
     return found
+
+
+def leads_to(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bool:
+    """Return whether an entry is of a kind, or links to one; of a link that leads to itself, or nowhere, nothing is."""
+    try:
+        return kind(entry)
+    except OSError:
+        return False
 
 
 def _entries(folder: str | Path, notes: FolderNotes) -> list[os.DirEntry[str]]:

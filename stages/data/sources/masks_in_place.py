@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages.data.sources.folder_tree import IMAGE_EXTENSIONS
+from stages.data.sources.folder_tree import IMAGE_EXTENSIONS, leads_to
 
 _PHOTOGRAPHS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif"))
 """Of two files of one name, the one with such an ending is the image: no mask is saved so on purpose."""
@@ -54,7 +54,9 @@ def holds_both(folder: Path, mask_suffix: re.Pattern[str], *, photographs: bool 
             files = [
                 entry.path
                 for entry in entries
-                if not entry.name.startswith(".") and _ending(entry.name) in IMAGE_EXTENSIONS and entry.is_file()
+                if not entry.name.startswith(".")
+                and _ending(entry.name) in IMAGE_EXTENSIONS
+                and leads_to(entry, os.DirEntry.is_file)
             ]
     except OSError:
         return False

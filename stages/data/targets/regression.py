@@ -29,7 +29,7 @@ def recognizes_numbers(columns: TargetColumns, options: DataConfig) -> str:
         If a column that nobody named holds what may be numbers, or classes that are called by numbers.
     """
     if options.ordinal or options.log_target:
-        return f"`{'ordinal' if options.ordinal else 'log_target'}` is for numbers"
+        return "`ordinal` makes numbers of classes" if options.ordinal else "`log_target` is for numbers"
     if not columns.in_table:
         return ""
     if len(columns.values) > 1:

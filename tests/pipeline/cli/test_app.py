@@ -76,6 +76,12 @@ def test_a_command_runs_whatever_backend_a_notebook_exports_and_whatever_a_termi
         assert min(sheet.size) > 100
 
 
+def test_a_contact_sheet_of_another_ending_is_refused_before_anything_is_loaded(tmp_path, capsys):
+    assert main(["contact-sheet", "--data", "digits", "--out", str(tmp_path / "sheet.xyz")]) == 2
+    assert "sheet.xyz: a contact sheet is a .png or .svg file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="arenas of glibc's allocator")
 def test_threads_that_a_command_starts_have_no_arena_of_their_own():
     script = """

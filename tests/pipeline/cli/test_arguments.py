@@ -1,4 +1,4 @@
-"""Lists in any form on the command line and in the file, and what is said of an option that there is not."""
+"""Lists in any form on the command line and in the file, and what is said where it cannot be read."""
 
 import pytest
 
@@ -86,4 +86,25 @@ def test_an_option_that_there_is_not_leads_to_one_that_is_meant(arguments, said,
     except SystemExit as stopped:
         code = stopped.code
     assert code == 2
+    assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("run --data photos", "run needs --out: see `cutonce run --help`."),
+        ("cache show", "cache show needs FINGERPRINT: see `cutonce cache show --help`."),
+        ("run --data photos --out", "--out needs a value: `cutonce run --help` says which."),
+        ("run --data --out runs/a", "--data needs a value"),
+        ("run --dat photos --out runs/a", "Did you mean --data instead of --dat?"),
+        (
+            "run --data my photos --out runs/a",
+            "Not understood: photos. Names with blanks need quotes, and options begin with --.",
+        ),
+    ],
+)
+def test_what_is_missing_or_too_much_is_said_as_such(typed, said, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(typed.split())
+    assert stopped.value.code == 2
     assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())

@@ -9,7 +9,13 @@ import torch
 
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.comparison import compare_runs
-from pipeline.experiment.classify_images import choose_model, find_images, predict_images, write_csv
+from pipeline.experiment.classify_images import (
+    choose_model,
+    find_images,
+    predict_images,
+    require_other_file,
+    write_csv,
+)
 from pipeline.experiment.compare_runs import write_comparison
 from pipeline.experiment.model_card import read_recipe
 from pipeline.experiment.prediction import Prediction
@@ -105,6 +111,19 @@ def test_the_method_that_the_page_says_to_take_is_taken(run, tmp_path):
     write_comparison(said, [run, tmp_path / "moved"], tmp_path / "moved")
     with pytest.raises(UsageError, match=rf"says to take {chosen.name} of {run}: give that run, or say by `method`"):
         choose_model(tmp_path / "moved", None, None)
+
+
+def test_predictions_do_not_take_the_place_of_what_they_are_of(tmp_path):
+    table = tmp_path / "new.csv"
+    table.write_text("path,price\n")
+    (tmp_path / "link.csv").symlink_to(table)
+    for out in (table, tmp_path / "link.csv"):
+        with pytest.raises(UsageError, match="is one of the files that are asked about, which it would replace"):
+            require_other_file(out, [tmp_path / "gone.jpg", table])
+    with pytest.raises(UsageError, match=r"is a folder: name the CSV file, as .*predictions\.csv"):
+        require_other_file(tmp_path, [table])
+    require_other_file(tmp_path / "predictions.csv", [table, Path("-")])
+    require_other_file(None, [table])
 
 
 def test_a_table_without_a_column_path_is_refused(photos):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -76,6 +77,28 @@ def test_an_evaluation_leaves_results_and_a_page_and_the_run_as_it_was(place):
         choose_model(out, None, None)
     evaluated(place, place / "next year", method="linear-ridge")  # replaces what was there
     assert [result.directory.name for result in load_results([out])] == ["linear-ridge"]
+
+
+@pytest.mark.parametrize("folder", ["linear-logistic", "linear-ridge"])
+def test_the_page_takes_what_the_run_takes_and_its_commands_are_about_the_run(place, tmp_path, folder):
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run, ignore=shutil.ignore_patterns("evaluations"))
+    results = json.loads((run / "results.json").read_text()) if (run / "results.json").exists() else {"results": []}
+    results["chosen"] = {"run": ".", "folder": folder}
+    (run / "results.json").write_text(json.dumps(results))
+    comparison = evaluated(place, place / "next year", run=run).comparison
+    assert comparison.choice.chosen is comparison.verdict.chosen is comparison.reference
+    assert comparison.reference.results[0].directory.name == folder
+    assert {test.method for test in comparison.tests} == {
+        row.label for row in comparison.rows if row is not comparison.reference
+    }
+    out = run / "evaluations" / "next-year"
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert re.search(r'<h2 id="verdict">.* reaches .* on the new data', page)
+    assert f"cutonce predict {run} new/ --method {folder} " in page
+    assert "cutonce inspect" not in page
+    marked = [line for line in (out / "report.md").read_text().splitlines() if " (to take) " in line]
+    assert [line.split(" (to take)")[0] for line in marked] == [f"| {comparison.reference.label}"]
 
 
 def test_images_that_trained_the_run_are_refused_by_count_and_name_and_the_others_are_not(place, tmp_path):

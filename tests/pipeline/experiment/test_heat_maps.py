@@ -175,7 +175,7 @@ def test_what_has_no_map_is_told_once_with_its_reason(trained_runs, tmp_path, ca
     with caplog.at_level(logging.INFO, "cutonce"):
         found = heat_maps(silent, keys, [*locations[:-1], "gone.jpg"], [0] * len(keys))
     assert found.maps == [None] * len(keys)
-    words = "In 5 of 5 images no place of the map speaks for what is predicted."
+    words = "5 of 5 images have no heat map, as no place of them speaks for what is predicted."
     assert found.note == f"1 of the 6 images cannot be read any more. {words}"
     assert [record.message for record in caplog.records] == [f"note: {found.note.rstrip('.')}"]
     caplog.clear()
@@ -187,7 +187,7 @@ def test_what_has_no_map_is_told_once_with_its_reason(trained_runs, tmp_path, ca
     assert "was trained on other weights" in found.note
     assert len(caplog.records) == 1
     assert heat_maps(tmp_path / "nothing", keys, locations, [0] * len(keys)).note == (
-        "There are no heat maps: the model of this method was not saved."
+        "There are no heat maps: no model lies beside these results (an evaluation keeps none)."
     )
 
 

@@ -1,13 +1,17 @@
 import csv
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from cache.errors import UsageError
 from pipeline.experiment.mask_files import (
     class_colors,
     output_names,
+    require_own_folder,
     save_classes,
     save_index_mask,
+    save_mark,
     save_overlay,
     save_probabilities,
 )
@@ -52,6 +56,16 @@ def test_probabilities_and_classes_are_read_back(tmp_path):
     save_classes(tmp_path / "classes.csv", ["sky", "road, wet"], [(0, 0, 0), (1, 2, 3)])
     rows = list(csv.reader((tmp_path / "classes.csv").open()))
     assert rows == [["name", "r", "g", "b"], ["sky", "0", "0", "0"], ["road, wet", "1", "2", "3"]]
+
+
+def test_masks_go_into_folders_that_are_new_or_empty_or_of_a_prediction_alone(tmp_path):
+    require_own_folder(tmp_path / "new")
+    require_own_folder(tmp_path)
+    save_mark(tmp_path / "predicted")
+    require_own_folder(tmp_path / "predicted")
+    save_index_mask(tmp_path / "data" / "masks" / "a.png", MASK, [(0, 0, 0)])
+    with pytest.raises(UsageError, match=r"masks would go to .*data, which holds what no prediction wrote \(masks\): "):
+        require_own_folder(tmp_path / "data")
 
 
 def test_every_image_has_an_output_name_of_its_own():

@@ -67,6 +67,14 @@ def test_masks_have_the_colors_of_those_that_were_trained_on(images, tmp_path):
     assert Image.open(tmp_path / "out/masks/0/a.png").getpalette()[:12] == [level for color in four for level in color]
 
 
+def test_masks_that_a_person_made_are_not_replaced_and_predicted_ones_are(images, tmp_path):
+    with pytest.raises(UsageError, match="images, which holds what no prediction wrote"):
+        list(predict_masks(*network(16), TASK, images[0], output=MaskOutput(tmp_path / "images")))
+    assert not (tmp_path / "images" / "masks").exists()
+    for _ in range(2):
+        assert len(list(predict_masks(*network(16), TASK, images[0], output=MaskOutput(tmp_path / "out")))) == 3
+
+
 def test_nothing_is_written_where_nothing_says_where(images, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     assert len(list(predict_masks(*network(16), TASK, images[0]))) == 3
@@ -81,9 +89,12 @@ def test_masks_go_where_they_are_asked_for_or_beside_the_table(tmp_path, monkeyp
     assert mask_output(tmp_path, None, None) is None
     assert mask_output(tmp_path, None, tmp_path / "new.csv").folder == tmp_path / "new"
     assert mask_output(tmp_path, tmp_path / "m", tmp_path / "new.csv").folder == tmp_path / "m"
+    (tmp_path / "new" / "masks").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"new, which holds what no prediction wrote \(masks\): name a"):
+        mask_output(tmp_path, None, tmp_path / "new.csv")
     with pytest.raises(UsageError, match="say by `masks` FOLDER where they go"):
         mask_output(tmp_path, None, None, probabilities=True)
     monkeypatch.setattr("pipeline.experiment.classify_images.read_recipe", lambda _: card(SingleLabel(["a", "b"])))
-    assert mask_output(tmp_path, None, tmp_path / "new.csv") is None
+    assert mask_output(tmp_path, None, tmp_path / "new.csv") is None  # though the folder is there
     with pytest.raises(UsageError, match="says something of images as a whole"):
         mask_output(tmp_path, tmp_path / "m", None)

@@ -31,7 +31,7 @@ def test_tools_find_task_license_and_scores_with_their_data(card):
 
 def test_people_find_interval_limits_and_licenses(card, exported):
     for said in (
-        "It tells 3 classes: cat, dog, eel.",
+        "Linear, trained on features of resnet18, for images of 32 pixels. It tells 3 classes: cat, dog, eel.",
         "**75.0 %** (95 % interval ",
         "Take it: nothing else was tried.",
         "`evaluate` tells",

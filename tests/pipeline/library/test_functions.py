@@ -1,5 +1,6 @@
 """Features of anything that is an image; the commands' own extraction is what they are held against."""
 
+import io
 import logging
 import tempfile
 from dataclasses import replace
@@ -266,6 +267,9 @@ class Endless(IterableDataset):
     [
         ("photo.jpg", "images has to be .*this is one str: put it into a list"),
         (Path("photo.jpg"), "this is one PosixPath"),
+        (str(Path(__file__).parent), r"this is a folder: give the files in it, as sorted\(Path\('.*'\).rglob"),
+        ([b"of a file"], r"images\[0\] is a bytes: open it with PIL.Image.open, bytes by io.BytesIO; images has"),
+        ([io.BytesIO(b"of a file")], r"images\[0\] is a BytesIO: open it with PIL.Image.open"),
         (Image.new("RGB", (9, 9)), "this is one Image"),
         (np.zeros((8, 8, 3), np.uint8), r"shape \(8, 8, 3\) is one image"),
         (np.zeros((2, 8, 8, 3)), r"images\[0\] is of float64; pixels have to be uint8"),

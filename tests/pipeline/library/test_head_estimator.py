@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import make_blobs
 
 from pipeline.library import head_estimator
@@ -54,3 +55,23 @@ def test_the_head_of_a_run_is_an_estimator_of_its_task(task, kind, shape, tmp_pa
     other = TransferRegressor if kind is TransferClassifier else TransferClassifier
     with pytest.raises(ValueError, match="so it is no"):
         other.load(tmp_path / "head")
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        ["cat.jpg", "dog.jpg"],
+        [Image.new("RGB", (8, 8))] * 2,
+        np.zeros((2, 8, 8, 3), np.uint8),
+        [np.zeros((8, 8), np.uint8)] * 2,
+    ],
+    ids=["paths", "Pillow", "an array", "arrays"],
+)
+def test_images_in_place_of_their_features_are_told_as_such(images):
+    message = r"X has to be features, float .*, and these are images: make it by pipeline.features"
+    for estimator, targets in ((TransferClassifier("ridge"), ["cat", "dog"]), (TransferRegressor(), [1.0, 2.0])):
+        with pytest.raises(ValueError, match=message):
+            estimator.fit(images, targets)
+    X, y = make_blobs(20, centers=2, random_state=0)
+    with pytest.raises(ValueError, match=message):
+        TransferClassifier("ridge").fit(X, y).predict(images)

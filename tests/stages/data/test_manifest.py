@@ -204,7 +204,7 @@ def test_files_that_cannot_be_read_are_listed_and_are_no_samples(folder):
     assert len(manifest) == 37
     assert dict(manifest.unreadable) == {
         str(folder / "cat" / "empty.jpg"): "the file is empty",
-        str(folder / "cat" / "link.jpg"): "is a link to a file that does not exist",
+        str(folder / "cat" / "link.jpg"): "a link to a file that does not exist",
     }
 
 

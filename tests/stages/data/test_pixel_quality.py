@@ -35,6 +35,12 @@ def test_dark_light_and_empty_images_are_found_and_others_are_not(locations):
     assert found[3].score == pytest.approx(1.0, abs=0.2)
 
 
+def test_one_color_holds_nothing_and_not_less(tmp_path):
+    Image.new("RGB", (8, 8), "gray").save(tmp_path / "plain.png")
+    [found] = find_poor_images([str(tmp_path / "plain.png")], PLAIN, threads=1)
+    assert f"{found.score:.2f}" == "0.00"
+
+
 def test_images_are_judged_as_they_are_read(locations):
     found = find_poor_images(locations, Reading(parse_intensity_range("bits:12")), threads=1)
     assert 4 not in [image.index for image in found]

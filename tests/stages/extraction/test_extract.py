@@ -1,17 +1,21 @@
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 import torch
 
+from cache import DigestCache
 from cache.errors import CacheError, CacheInputError, DataError, UsageError, WeightsError
+from cache.keys import KEY_MEMO
 from stages.config.data import DataConfig
 from stages.config.features import OF_THE_MACHINE, FeatureConfig
 from stages.data.manifest import load_manifest
 from stages.data.sources.open_image import read_image
-from stages.extraction.extract import extract
+from stages.extraction.extract import ImagesChangedError, extract
 from stages.extraction.extractor import build_extractor
 from stages.extraction.read_features import drop_unreadable, read_features
 from stages.network.backbones.user_module import backbone_from_module
@@ -107,6 +111,63 @@ def test_bad_images_are_skipped_listed_and_not_tried_again(small, tmp_path):
     readable = drop_unreadable(extractor, manifest)
     assert len(readable) == 16
     assert read_features(extractor, readable).shape == (16, 1280)
+
+
+def test_images_that_one_cut_has_rejected_are_counted_once_where_another_is_added(small, tmp_path):
+    folder = make_folder(tmp_path / "photos", 2)
+    next(folder.iterdir()).joinpath("bad.jpg").write_text("no image")
+    manifest = load_manifest(DataConfig(str(folder)))
+    extract(build_extractor(small), manifest)
+    both = extract(build_extractor(replace(small, cut="blocks.4,auto")), manifest)
+    assert (both.extracted, both.hits, both.extracted_by_others, len(both.skipped)) == (6, 0, 0, 1)
+    again = extract(build_extractor(replace(small, cut="blocks.4,auto")), manifest)
+    assert (again.extracted, again.hits, again.extracted_by_others, len(again.skipped)) == (0, 6, 0, 1)
+
+
+def test_files_that_change_after_their_keys_were_made_are_told_and_read_the_next_time(photographs, small, tmp_path):
+    folder = tmp_path / "changing"
+    shutil.copytree(photographs, folder)
+    manifest = load_manifest(DataConfig(str(folder)))
+    whole = {Path(location): Path(location).read_bytes() for location in manifest.locations}
+    cut, gone = sorted(whole)[:2]
+    cut.write_bytes(whole[cut][:200])
+    gone.unlink()
+    for _ in range(2):
+        with pytest.raises(ImagesChangedError, match=r"^2 of the images changed or went before they") as told:
+            extract(build_extractor(small), manifest)
+        assert f"{gone}: no such file" in str(told.value)
+        assert build_extractor(small).unreadable() == {}
+    cut.write_bytes(whole[cut])
+    gone.write_bytes(whole[gone])
+    report = extract(build_extractor(small), manifest)
+    assert (report.extracted, report.skipped) == (2, [])
+    assert report.hits == len(manifest) - 2
+
+
+def test_a_file_that_was_closed_after_its_key_was_remembered_is_left_out_the_second_time(
+    photographs, small, tmp_path, monkeypatch
+):
+    folder = tmp_path / "closing"
+    shutil.copytree(photographs, folder)
+    monkeypatch.setattr("cache.keys._CLOCK_NS", -(1 << 62))  # as if the files had long been as they are
+    memo = DigestCache(small.cache / KEY_MEMO)
+    first = load_manifest(DataConfig(str(folder)), memo=memo)
+    closed = first.locations[0]
+    opened = Path.open
+
+    def refuse(self, *arguments, **options):
+        if str(self) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)  # and so `read_bytes`
+    remembered = load_manifest(DataConfig(str(folder)), memo=memo)
+    assert remembered.keys == first.keys
+    with pytest.raises(ImagesChangedError, match=r"^1 of the images changed or went .*: Permission denied"):
+        extract(build_extractor(small), remembered)
+    again = load_manifest(DataConfig(str(folder)), memo=memo)
+    assert again.unreadable == [(closed, "Permission denied")]
+    assert extract(build_extractor(small), again).skipped == [(closed, "Permission denied")]
 
 
 def test_a_folder_of_only_bad_images_is_an_error(small, tmp_path):

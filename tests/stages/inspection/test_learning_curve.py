@@ -100,8 +100,8 @@ def test_a_curve_that_fails_its_own_check_answers_nothing(images):
     assert not extrapolation.holds
     answer = conclusion(curve, extrapolation)
     assert answer[0].startswith("It cannot be said whether more labels would help: the power law that would say it ")
-    assert f"predicts {extrapolation.check.predicted:.1%} for all of them" in answer[0]
-    assert f"from 1,125 to 2,000 images accuracy went from {curve.means[-2]:.1%} to" in answer[1]
+    assert f"predicts {100 * extrapolation.check.predicted:.1f} % for all of them" in answer[0]
+    assert f"from 1,125 to 2,000 images accuracy went from {100 * curve.means[-2]:.1f} % to" in answer[1]
     assert "More labels" not in " ".join(answer)
 
 

@@ -13,6 +13,7 @@ from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from tests.photographs import make_folder
 from tests.pipeline.experiment.best.conftest import HEADS, Clock, search_in
+from tests.stages.data.sources.test_folder_masks import saved
 
 
 def test_all_depths_are_extracted_where_nothing_else_is_asked_for():
@@ -42,6 +43,15 @@ def test_several_seeds_and_outer_folds_are_refused(search_photographs, tmp_path,
     monkeypatch.setattr(search_photographs, "data", replace(search_photographs.data, seeds=(0,), test="cv"))
     with pytest.raises(UsageError, match="`test` cv"):
         search_photographs(tmp_path / "run", 1)
+
+
+def test_masks_are_refused_before_anything_is_written(search_photographs, tmp_path, monkeypatch):
+    names = [f"images/{number}.jpg masks/{number}.png" for number in range(12)]
+    streets = replace(search_photographs.data, data=str(saved(tmp_path / "streets", *names)))
+    monkeypatch.setattr(search_photographs, "data", streets)
+    with pytest.raises(UsageError, match="`best` searches heads that answer for an image, and here each pixel has a"):
+        search_photographs(tmp_path / "run", 1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_replay_is_of_a_search_with_the_same_options(searched, search_photographs, tmp_path):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.shown_masks import ShownMasks, places_to_show
+from pipeline.report.what_next import next_commands
 from pipeline.run_layout import SHOWN_MASKS
 from stages.tasks.dense import Dense
 from stages.tasks.dense_metrics import class_ious, pixel_counts
@@ -69,6 +71,12 @@ def test_the_page_has_each_class_the_confusion_of_pixels_and_masks_to_look_at(ru
     scores = [float(score) for score in re.findall(r"mIoU (\d+\.\d) %,", page.words.replace("\N{NO-BREAK SPACE}", " "))]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 12
+
+
+def test_no_learning_curve_is_offered_which_there_is_none_of_for_masks(run):
+    (run[0] / "config.toml").touch()
+    commands = [command.split()[1] for _, command in next_commands(compare_runs([run[0]]), run[0], {"data": "streets"})]
+    assert commands == ["predict", "evaluate", "export", "inspect"]
 
 
 def test_a_run_without_masks_to_look_at_has_the_numbers(run, tmp_path):

@@ -145,7 +145,7 @@ def test_without_a_column_label_the_images_are_known_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,class\na.jpg,cat\n", "has no column label and no column path"),
+        ("file,class\na.jpg,cat\n", "has no column label and no column path .* `images` .of paths. and `target` .of l"),
         ("", "has no column"),
         ("path,label\n", "has no rows"),
         ("path,label,Label\na.jpg,cat,dog\n", "has several columns called label: leave one"),

@@ -47,6 +47,15 @@ def test_links_that_lead_back_end(tmp_path):
     assert ": 5 left out (" in listing.notes[1]
 
 
+def test_a_link_to_itself_and_one_to_nothing_are_images_that_cannot_be_read(tmp_path):
+    write_images(tmp_path, {"cat": 1, "dog": 1})
+    for name, target in (("cat/self.png", "self.png"), ("cat/gone.png", "/nowhere.png"), ("turning", "turning")):
+        (tmp_path / name).symlink_to(target)
+    listing = listed(tmp_path)
+    assert names(listing, tmp_path) == ["cat/000.png", "cat/gone.png", "cat/self.png", "dog/000.png"]
+    assert listing.class_names == ("cat", "dog")
+
+
 def test_a_folder_linked_into_two_classes_counts_in_both(tmp_path):
     write_images(tmp_path, {"root/cat": 1, "root/dog": 1, "shared": 1})
     for label in ("cat", "dog"):

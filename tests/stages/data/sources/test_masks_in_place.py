@@ -52,6 +52,14 @@ def test_an_image_without_a_mask_stays_an_image_without_one(tmp_path):
     assert found[-1] == ("c.jpg", "", "")
 
 
+def test_a_link_to_itself_among_them_changes_nothing(tmp_path):
+    saved(tmp_path, "a.jpg a_mask.png", "b.jpg b_mask.png")
+    (tmp_path / "c.jpg").symlink_to("c.jpg")
+    found, _ = pairs(tmp_path)
+    assert ("a.jpg", "a_mask.png", "") in found
+    assert ("b.jpg", "b_mask.png", "") in found
+
+
 def test_below_folders_that_may_be_classes_the_task_says_so(tmp_path):
     names = ["benign/a.png benign/a_mask.png", "normal/a.png normal/a_mask.png"]
     records = list_samples(DataConfig(str(saved(tmp_path, *names))))
