@@ -46,7 +46,7 @@ def told(photographs, tmp_path_factory):
     root = tmp_path_factory.mktemp("told")
     weighed = []
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("stages.fitting.problem.REPEATED_BELOW", 0)
+        patched.setattr("stages.fitting.folds.REPEATED_BELOW", 0)
         weigh = fine_tuning.weigh_evidence
         # it is fine-tuned whatever the curve says, which is kept beside
         patched.setattr(
