@@ -78,7 +78,7 @@ assert count_arenas() >= 1 + {threads_before}
 def compute(turns):
     for _ in range(turns):
         torch.ones(20_000_000)
-    both.wait()
+        both.wait()
 both = threading.Barrier(2)
 
 def faults():
@@ -86,11 +86,9 @@ def faults():
 
 for _ in range(2):  # the arenas of threads that ended go to the next ones
     with single_thread_pool(2, "compute") as pool:
-        list(pool.map(compute, [5, 5]))
+        list(pool.map(compute, [30, 30]))  # until the heap has a place for what both want at once
         before = faults()
         list(pool.map(compute, [20, 20]))
         print((faults() - before) * resource.getpagesize() / 80e6)
 """
-    first, later = (float(count) for count in output_of(script))
-    assert later < 10, "of 40 blocks"
-    assert first < 30
+    assert max(float(count) for count in output_of(script)) < 10, "of 40 blocks"

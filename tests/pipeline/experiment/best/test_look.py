@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from cache import key_of_bytes
 from cache.errors import DataError
 from pipeline.experiment.best.look import Look, SearchedData
 from stages.config.features import FeatureConfig
@@ -47,7 +48,11 @@ def test_an_image_that_cannot_be_read_ends_a_strict_search(about, tmp_path, sear
 
     broken = Path(tmp_path / "broken.jpg")
     broken.write_bytes(b"no picture")
-    manifest = replace(about.manifest, locations=[str(broken), *about.manifest.locations[1:]])
+    manifest = replace(
+        about.manifest,
+        locations=[str(broken), *about.manifest.locations[1:]],
+        keys=[key_of_bytes(broken.read_bytes()), *about.manifest.keys[1:]],
+    )
     about = replace(about, manifest=manifest)
     with pytest.raises(DataError, match="1 images could not be read"):
         _ = Look("", FeatureConfig(image_size=32, cache=tmp_path / "cache", strict=True), about).experiment
