@@ -103,7 +103,9 @@ def made_whole(directory: Path) -> Iterator[Path]:
     """
     fresh = directory.parent.parent / f".{directory.parent.name}-{directory.name}"
     before = fresh.with_name(f"{fresh.name}-before")
-    for leftover in (fresh, before):  # of a command that was killed
+    if before.exists() and not directory.exists():  # a command was killed between the two
+        before.rename(directory)
+    for leftover in (fresh, before):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         yield fresh

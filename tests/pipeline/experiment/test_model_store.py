@@ -165,6 +165,10 @@ def test_a_method_that_is_made_anew_stands_where_it_stood_until_it_is_whole(tmp_
         assert [path.name for path in tmp_path.iterdir()] == ["seed-0"]
     (tmp_path / ".seed-0-ensemble-greedy").mkdir()  # of a command that was killed
     (tmp_path / ".seed-0-ensemble-greedy" / "head.safetensors").write_text("half")
+    directory.rename(tmp_path / ".seed-0-ensemble-greedy-before")  # killed when the new one was about to take its place
+    with pytest.raises(error), made_whole(directory):
+        raise error
+    assert [path.name for path in directory.iterdir()] == ["model.json"]
     with made_whole(directory) as fresh:
         fresh.mkdir()
         (fresh / "result.json").write_text("whole")
