@@ -45,15 +45,16 @@ class Standardizer:
     total, squares : Tensor or None
         Sums of the rows less `shift`, and of their squares, float64 [d].
     count : int
-    on_devices : dict
-        The moments where rows are, brought there once and not for each step.
     """
 
     shift: Tensor | None = None
     total: Tensor | None = None
     squares: Tensor | None = None
     count: int = 0
-    on_devices: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _on_devices: dict[torch.device, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """The moments where rows are, brought there once and not for each step."""
 
     @classmethod
     def fit(cls, rows: AnyFeatureRows) -> Standardizer:
@@ -89,10 +90,10 @@ class Standardizer:
 
     def transform(self, block: Tensor) -> Tensor:
         """Return rows, float32 [b, d], of mean 0 and standard deviation 1, on the device they are on."""
-        if block.device not in self.on_devices:
+        if block.device not in self._on_devices:
             mean, scale = self.moments
-            self.on_devices[block.device] = uploaded(mean, block.device), uploaded(scale, block.device)
-        mean, scale = self.on_devices[block.device]
+            self._on_devices[block.device] = uploaded(mean, block.device), uploaded(scale, block.device)
+        mean, scale = self._on_devices[block.device]
         return block.sub(mean).div_(scale)
 
     @torch.no_grad()

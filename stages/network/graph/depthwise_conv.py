@@ -37,8 +37,6 @@ def conv2d_with_weight(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor
         Of the shapes of the layer's own; a bias can be there where the layer has none.
     """
     x, padding = padded(layer, x)
-    if isinstance(padding, str) or layer.padding_mode != "zeros":
-        return functional.conv2d(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
     if x.device.type == "cpu" and torch.is_grad_enabled() and _has_slow_gradients(layer):
         if torch.is_autocast_enabled("cpu"):
             reduced = torch.get_autocast_dtype("cpu")
@@ -79,6 +77,8 @@ def _padding_of_sides(layer: nn.Conv2d) -> list[int]:
 
 def _has_slow_gradients(layer: nn.Conv2d) -> bool:
     if not layer.groups == layer.in_channels == layer.out_channels or max(layer.dilation) > 1:
+        return False
+    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":  # these are left to torch
         return False
     return max(layer.stride) > 1 or _is_large(layer.kernel_size)
 
