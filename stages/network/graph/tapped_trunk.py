@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,11 +20,15 @@ from stages.network.graph.pooling import SPATIAL_DIMS, patches_of
 from stages.network.graph.tap_places import TapPlace
 from stages.network.graph.trunk import ARITHMETIC, FrozenModule, Precision
 
-_TOGETHER = ("avg", "max", "std")
-"""Poolings that share a mean, and are taken of some images at a time, without a copy of all in float32."""
+if TYPE_CHECKING:
+    from stages.network.graph.pooling_kernels import Kernel
 
-_CACHED = 1 << 18
-"""Numbers that the cache of a core holds: in float32 the megabyte of current processors."""
+_TOGETHER = ("avg", "max", "std")
+"""Poolings that are taken in one reading of a map where there is a kernel, and share a mean elsewhere."""
+
+_LOG = logging.getLogger("cutonce")
+
+INSTALL = "pip install 'numba>=0.60'"
 
 
 class TappedTrunk(FrozenModule):
@@ -62,6 +70,8 @@ class TappedTrunk(FrozenModule):
         if can_fuse(precision, device):
             self.network = fuse_convolutions(self.network)
         self.settle(precision, ARITHMETIC[precision], device)
+        if device.type == "cpu":
+            _kernel(torch.bfloat16 if precision == "bf16" else torch.float32)  # once, before threads want it
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the rows, (float32 [b, D],), of normalised images, float32 [b, 3, S, S]."""
@@ -90,40 +100,59 @@ class PooledTensor(nn.Module):
 
 
 def _pooled(x: torch.Tensor, dims: tuple[int, ...], kinds: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Return average, maximum and deviation over some dimensions, float32 [b, C], as far as they are asked for.
-
-    On a CPU as many images at a time as the cache of a core holds, so that all but the first pass read what is there.
-    """
+    """Return average, maximum and deviation over some dimensions, float32 [b, C], at least those asked for."""
     if not set(kinds) & set(_TOGETHER):
         return {}
-    if x.device.type != "cpu" or torch.compiler.is_compiling():  # a program takes batches of any size
-        return _pooled_at_once(x.float(), dims, kinds)
-    images_at_once = max(_CACHED // x[0].numel(), 1)
-    parts = [_pooled_at_once(part.float(), dims, kinds) for part in torch.split(x, images_at_once)]
-    return {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
+    x = x if x.dtype == torch.bfloat16 else x.float()
+    places = x.permute(0, 2, 3, 1) if dims == (2, 3) else x
+    # what stands for a tensor, in a program or where shapes alone are computed, has no numbers that a kernel could read
+    has_numbers = type(x) is torch.Tensor and not torch.compiler.is_compiling() and not x.requires_grad
+    if has_numbers and x.device.type == "cpu" and len(x) and places[0].is_contiguous() and (kernel := _kernel(x.dtype)):
+        return _pooled_in_one_reading(places, kernel)
+    return _pooled_by_torch(x.float(), dims, kinds)
 
 
-def _pooled_at_once(x: torch.Tensor, dims: tuple[int, ...], kinds: Sequence[str]) -> dict[str, torch.Tensor]:
+@cache
+def _kernel(dtype: torch.dtype) -> Kernel | None:
+    try:
+        from stages.network.graph.pooling_kernels import compiled_kernel
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+        AttributeError,
+    ) as error:  # what it raises beside a NumPy too new for it
+        _LOG.info(f"the statistics of taps take longer, since numba does not load ({error}): {INSTALL}")
+        return None
+    return compiled_kernel(dtype)
+
+
+def _pooled_in_one_reading(places: torch.Tensor, kernel: Kernel) -> dict[str, torch.Tensor]:
+    """Return all three of numbers whose channels lie side by side in each image, [b, ..., C]."""
+    numbers = (places.view(torch.uint16) if places.dtype == torch.bfloat16 else places).numpy()
+    batch, channels = places.shape[0], places.shape[-1]
+    rows = [np.empty((batch, channels), np.float32) for _ in _TOGETHER]
+    if places.is_contiguous():
+        kernel(numbers.reshape(batch, -1, channels), *rows)
+    else:  # there is something between images, as class tokens are between patches
+        for i in range(batch):
+            kernel(numbers[i].reshape(1, -1, channels), *(row[i : i + 1] for row in rows))
+    return dict(zip(_TOGETHER, map(torch.from_numpy, rows), strict=True))
+
+
+def _pooled_by_torch(x: torch.Tensor, dims: tuple[int, ...], kinds: Sequence[str]) -> dict[str, torch.Tensor]:
     rows: dict[str, torch.Tensor] = {}
     if "avg" in kinds or "std" in kinds:
         rows["avg"] = x.mean(dims)
     if "max" in kinds:
-        rows["max"] = _maximum(x, dims)
+        rows["max"] = x.amax(dims)
     if "std" in kinds:
         mean = rows["avg"]
         for dim in dims:
             mean = mean.unsqueeze(dim)
-        # by differences, which are right where all are nearly alike; torch's own takes five times as long on a CPU
+        # by differences, which are right where all are nearly alike
         rows["std"] = (x - mean).square_().mean(dims).sqrt_()
     return rows
-
-
-def _maximum(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-    """Return the maximum over places; of maps whose channels are side by side by rows first, in half of the time."""
-    if dims == (2, 3) and x.is_contiguous(memory_format=torch.channels_last):
-        batch, channels, height, width = x.shape
-        return x.permute(0, 2, 3, 1).view(batch, height, width * channels).amax(1).view(batch, width, channels).amax(1)
-    return x.amax(dims)
 
 
 def _refuse_taps_that_prevent_folding(graph: CutGraph, places: Sequence[TapPlace], folded: int) -> None:

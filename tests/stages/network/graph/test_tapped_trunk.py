@@ -1,11 +1,14 @@
 """The trunk that gives statistics of all depths: those of the network as it is, whatever is folded and whoever asks."""
 
+import logging
+import sys
 from functools import partial
 
 import pytest
 import torch
 
 from cache.errors import UsageError
+from stages.network.graph import tapped_trunk
 from stages.network.graph.cuts import Cut
 from stages.network.graph.pooling import Pool
 from stages.network.graph.tap_places import TapPlace, find_taps, layout_of_taps
@@ -85,24 +88,55 @@ LAYOUTS = {
 }
 
 
+@pytest.fixture(params=["numba", "torch"])
+def pooled_by(request, monkeypatch, caplog):
+    """With and without numba."""
+    caplog.set_level(logging.INFO, "cutonce")
+    tapped_trunk._kernel.cache_clear()
+    if request.param == "torch":
+        monkeypatch.setitem(sys.modules, "stages.network.graph.pooling_kernels", None)
+    yield request.param
+    tapped_trunk._kernel.cache_clear()
+
+
 @pytest.mark.parametrize("tensor", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_poolings_together_are_those_one_by_one(tensor, dtype):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_poolings_together_are_those_one_by_one(tensor, dtype, pooled_by, caplog):
     x = torch.randn(3, *tensor.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last) if tensor.layout == "nchw" else x
     pools = [Pool(kind, tensor) for kind in ("max", "avgmax", "std", "avg")]
     rows = PooledTensor(TapPlace(tensor, "block", tuple(pools)))(x)
     assert rows.dtype == torch.float32
     torch.testing.assert_close(rows, torch.cat([pool(x.float()) for pool in pools], dim=1), rtol=1e-5, atol=1e-5)
+    assert ("numba does not load" in caplog.text) == (pooled_by == "torch")
 
 
 @pytest.mark.parametrize("tensor", LAYOUTS.values(), ids=LAYOUTS)
-def test_the_deviation_of_what_is_nearly_the_same_everywhere_is_right(tensor):
+def test_the_deviation_of_what_is_nearly_the_same_everywhere_is_right(tensor, pooled_by):
     noise = torch.randn(2, *tensor.shape, generator=torch.Generator().manual_seed(0)).double() / 100
     pool = Pool("std", tensor)
     rows = PooledTensor(TapPlace(tensor, "block", (pool,)))((noise + 30).float())
     torch.testing.assert_close(rows.double(), pool(noise), rtol=1e-3, atol=0)
     assert not PooledTensor(TapPlace(tensor, "block", (pool,)))(torch.full((2, *tensor.shape), 3.0)).any()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_kernel_is_there_for_every_map_of_the_embedded_network_and_tokens(precision, monkeypatch):
+    monkeypatch.setattr(tapped_trunk, "_pooled_by_torch", None)
+    for name in (LITE, VIT):
+        TappedTrunk(graph(name), find_taps(graph(name), "all", POOLS), precision, CPU)(images(name, 2))
+
+
+def test_maps_that_lie_otherwise_and_gradients_are_torchs():
+    tensor = LAYOUTS["map"]
+    pooling = PooledTensor(TapPlace(tensor, "block", (Pool("std", tensor),)))
+    x = torch.randn(2, *tensor.shape)
+    torch.testing.assert_close(pooling(x), x.std((2, 3), correction=0))
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    pooling(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert pooling(x.detach()[:0]).shape == (0, 6)
 
 
 def test_a_tap_that_would_prevent_folding_is_refused_in_reduced_precision():
