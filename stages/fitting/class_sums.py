@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from stages.fitting.feature_rows import AnyFeatureRows
 from stages.fitting.standardize import safe_std
+from stages.runtime.products import product
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -174,7 +175,7 @@ class TargetSums(RowSums):
 
     def _add_targets(self, weighted: Tensor, labels: NDArray[Any], weights: NDArray[np.float32]) -> None:
         targets = torch.from_numpy(labels).to(weighted.device)
-        self.by_target += (targets.T @ weighted).double().cpu().numpy()
+        self.by_target += product(targets.T, weighted).double().cpu().numpy()
         self.target_total += weights.astype(np.float64) @ labels
         self.row_weight += float(weights.sum(dtype=np.float64))
 

@@ -24,6 +24,7 @@ from stages.fitting.symmetric import eigendecomposed
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
 from stages.runtime.device import product_device
+from stages.runtime.products import product, squared_distances
 from stages.tasks.base import Task
 from stages.tasks.temperature import ABSENT_CLASS_SCORE
 
@@ -195,8 +196,8 @@ class NystroemMap:
         landmarks, root = (torch.from_numpy(part).to(self.device) for part in (self.landmarks, self.root))
         for start in range(0, len(rows), _BLOCK_ROWS):
             block = torch.from_numpy(self.scaler(rows[start : start + _BLOCK_ROWS])).to(self.device)
-            kernel = torch.cdist(block, landmarks).square_().mul_(-self.scaler.gamma).exp_()
-            mapped[start : start + _BLOCK_ROWS] = (kernel @ root).cpu().numpy()
+            kernel = squared_distances(block, landmarks).mul_(-self.scaler.gamma).exp_()
+            mapped[start : start + _BLOCK_ROWS] = product(kernel, root).cpu().numpy()
         return mapped
 
     def head(self, linear: LinearHead) -> RBFHead:
@@ -324,10 +325,10 @@ def _squared_distances(
     right to some 1e-6; scikit-learn's own, in float64, takes over twice as long, and is left to what is decomposed.
     """
     ours, theirs = torch.from_numpy(rows).to(device), torch.from_numpy(others).to(device)
-    distances = torch.addmm(theirs.square().sum(dim=1), ours, theirs.T, alpha=-2).add_(ours.square().sum(1, True))
+    distances = squared_distances(ours, theirs)
     if rows is others:
         distances.fill_diagonal_(0)
-    return np.asarray(distances.clamp_min_(0).cpu().numpy())
+    return np.asarray(distances.cpu().numpy())
 
 
 def _of_distances(distances: NDArray[np.float32], gamma: float) -> NDArray[np.float64]:

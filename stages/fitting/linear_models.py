@@ -37,6 +37,7 @@ from stages.fitting.folds import Selection
 from stages.fitting.linear_targets import LinearTargets, Loss, linear_targets
 from stages.fitting.standardize import ScaledRows, Scaling
 from stages.network.heads.linear import LinearHead
+from stages.runtime.products import linear, product
 from stages.tasks.base import Task
 
 _TOLERANCE = 1e-4
@@ -95,7 +96,7 @@ class _HessianRoot:
         return self._stretched(weight, 1 / self.along, 1 / self.others), bias / self.intercept
 
     def _stretched(self, weight: Tensor, along: Tensor, others: float | Tensor) -> Tensor:
-        return weight * others + ((weight @ self.vectors) * (along - others)) @ self.vectors.T
+        return weight * others + linear(product(weight, self.vectors) * (along - others), self.vectors)
 
 
 def leading_eigenvectors(covariance_times: Callable[[Tensor], Tensor], start: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,7 +132,7 @@ class Preconditioner:
             """Return Z'Z matrix / n, block by block: a copy of all rows may be large."""
             total = torch.zeros_like(matrix)
             for part in kept or (rows.sample(block).sub_(mean) for block in blocks):
-                total += part.T @ (part @ matrix)
+                total += product(product(part, matrix).T, part).T  # a part of few columns is turned, not that of rows
             return total.div_(count)
 
         width, dtype = rows.rows.shape[1], rows.rows.dtype

@@ -39,6 +39,7 @@ from stages.fitting.symmetric import eigendecomposed, solved_in_place
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.runtime.device import product_device
+from stages.runtime.products import product
 from stages.tasks.base import Task
 from stages.tasks.temperature import ABSENT_CLASS_SCORE, fit_temperature
 
@@ -179,10 +180,10 @@ class Ridge:
             for piece in zip(np.split(places, range(step, len(places), step)), torch.split(block, step), strict=True)
         )
         for indices, block in pieces:
-            projected_rows = block @ basis - shift
-            predicted = (projected_rows @ joined).view(len(projected_rows), len(penalties), -1) + offset
+            projected_rows = product(block, basis) - shift
+            predicted = product(projected_rows, joined).view(len(projected_rows), len(penalties), -1) + offset
             if left_out is not None:
-                leverage = projected_rows.square_() @ inverse + 1 / self.weight
+                leverage = product(projected_rows.square_(), inverse) + 1 / self.weight
                 leverage *= torch.from_numpy(left_out[indices]).to(device)[:, None]
                 targets = self.targets.of(rows.labels[indices]).to(device)[:, None]
                 predicted = targets - (targets - predicted) / (1 - leverage).clamp_min(1e-6)[:, :, None]
@@ -305,7 +306,7 @@ def _add_triangle(products: torch.Tensor, weighted: torch.Tensor, block: torch.T
     """Add the lower triangle of weighted' @ block, [d, d], to float64 sums, some features at a time."""
     for start in range(0, len(products), _TRIANGLE_COLUMNS):
         stop = min(start + _TRIANGLE_COLUMNS, len(products))
-        products[start:stop, :stop] += weighted[:, start:stop].T @ block[:, :stop]
+        products[start:stop, :stop] += product(weighted[:, start:stop].T, block[:, :stop])
 
 
 def decomposed_by_rows(

@@ -35,6 +35,7 @@ from stages.network.heads.depths import ColumnsHead, ProjectedHead
 from stages.network.heads.knn import KNNHead
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
+from stages.runtime.products import linear, product
 
 EXACT_UP_TO = 4000
 """Rows up to which all are landmarks: the triangle takes the third power of them."""
@@ -259,7 +260,7 @@ class BlockRows:
         for part, ours, theirs in self._side_by_side(pieces):
             for (layer, width), rows in ours.items():
                 landmarks = theirs[layer, width]
-                gram = rows @ landmarks.T
+                gram = linear(rows, landmarks)
                 for weighting in weightings:
                     total = summed[layer, weighting][part, : len(landmarks)]
                     total.add_(gram, alpha=width ** (-2 * POWERS[weighting]))
@@ -395,7 +396,7 @@ class Coordinates:
         total, ranges = torch.zeros(weights.shape[1], len(self.factor)), self.rows.ranges(self.choice.names)
         for part, rows in self.rows.chunks_at(self.rows.landmarks):
             summed = torch.from_numpy(weights[part].T.astype(np.float32))
-            total += torch.cat([summed @ rows[:, start:stop] for start, stop in ranges], dim=1)
+            total += torch.cat([product(summed, rows[:, start:stop]) for start, stop in ranges], dim=1)
         return total.mul_(self.factor)
 
     def _kernel_on_numbers(self, head: RBFHead) -> RBFHead:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from stages.fitting.feature_rows import AnyFeatureRows
 from stages.network.aggregate import split_bags
 from stages.runtime.device import uploaded
+from stages.runtime.products import linear, product
 
 Scaling = Literal["none", "standard", "l2"]
 
@@ -186,7 +186,7 @@ class ScaledRows:
         """Return slopes' @ z, [k, d], for slopes [n, k]."""
         if self.factor is not None:
             slopes = slopes * self.factor
-        return (slopes.T @ self.rows).addr_(slopes.sum(dim=0), self.offset, alpha=-1).div_(self.scale)
+        return product(slopes.T, self.rows).addr_(slopes.sum(dim=0), self.offset, alpha=-1).div_(self.scale)
 
     def sample(self, indices: Tensor) -> Tensor:
         """Return a copy of some of the rows as they are seen, [m, d]."""

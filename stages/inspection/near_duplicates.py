@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.inspection.nearest_neighbors import Neighbors, UnitFeatures, equal_pairs, merge_groups
+from stages.runtime.products import linear
 
 THRESHOLD = 0.98
 """Cosine of the centred features from which on two images are near-duplicates. On flowers, digits and solar cells no
@@ -102,7 +103,7 @@ def _copies(
     rows, split = directions.rows(members), np.array([splits[index] for index in members])
     copies = []
     for start in range(0, len(members), _BLOCK_ROWS):
-        cosines = (rows[start : start + _BLOCK_ROWS] @ rows.T).cpu().numpy()
+        cosines = linear(rows[start : start + _BLOCK_ROWS], rows).cpu().numpy()
         for row, cosine in enumerate(cosines, start=start):
             if row == 0:
                 continue

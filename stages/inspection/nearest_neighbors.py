@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.runtime.connected_groups import connected_groups
+from stages.runtime.products import linear
 from stages.runtime.progress import progress
 from stages.runtime.topk import merge_topk
 
@@ -100,7 +101,7 @@ def find_neighbors(directions: UnitFeatures, count: int, threshold: float, block
         if first != loaded:
             rows, loaded = directions.rows(slice(first, first + block_rows)), first
         columns = rows if second == first else directions.rows(slice(second, second + block_rows))
-        cosines = rows @ columns.T
+        cosines = linear(rows, columns)
         if second == first:
             cosines.fill_diagonal_(-torch.inf)
         else:
@@ -137,7 +138,7 @@ def nearest_rows(
     best = torch.empty((len(asked), 0), device=directions.device)
     indices = torch.empty((len(asked), 0), dtype=torch.int64, device=directions.device)
     for start in range(0, len(directions), block_rows):
-        cosines = asked @ directions.rows(slice(start, start + block_rows)).T
+        cosines = linear(asked, directions.rows(slice(start, start + block_rows)))
         best, indices = merge_topk(best, indices, cosines, start, count)
     return indices.cpu().numpy(), best.cpu().numpy()
 

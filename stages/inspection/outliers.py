@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from stages.inspection.nearest_neighbors import BLOCK_ROWS, UnitFeatures
+from stages.runtime.products import linear
 from stages.runtime.progress import progress
 from stages.runtime.topk import merge_topk
 
@@ -72,7 +73,7 @@ def distances_to_neighbor(directions: UnitFeatures, seed: int, references: int =
         best = torch.empty((len(rows), 0), device=rows.device)
         indices = torch.empty((len(rows), 0), dtype=torch.int64, device=rows.device)
         for first in range(0, len(reference_rows), BLOCK_ROWS):
-            cosines = rows @ directions.rows(reference_rows[first : first + BLOCK_ROWS]).T
+            cosines = linear(rows, directions.rows(reference_rows[first : first + BLOCK_ROWS]))
             best, indices = merge_topk(best, indices, cosines, first, count)
         column = np.where(is_reference[start : start + len(rows)], count - 1, count - 2)
         distances[start : start + len(rows)] = 1 - best.cpu().numpy()[np.arange(len(rows)), column]

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from cache.atomic_write import write_atomically
 from cache.errors import DataError
+from stages.runtime.products import linear
 from stages.runtime.tensor_files import load_tensors
 
 NEIGHBORS = 0.05
@@ -80,9 +81,9 @@ class UnlikeDetector:
     def distances(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the distance of each row of [n, d] to its k-th nearest reference, float32 [n]."""
         nearest = math.ceil(NEIGHBORS * len(self.references))
-        references = self.references.float().T
+        references = self.references.float()
         parts = [
-            1 - (_directions(vectors[start : start + _BLOCK_ROWS]) @ references).topk(nearest, dim=1).values[:, -1]
+            1 - linear(_directions(vectors[start : start + _BLOCK_ROWS]), references).topk(nearest, dim=1).values[:, -1]
             for start in range(0, len(vectors), _BLOCK_ROWS)
         ]
         return np.asarray(torch.cat([torch.empty(0), *parts]).clamp_min(0).numpy())

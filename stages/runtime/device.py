@@ -171,6 +171,21 @@ def free_memory(device: torch.device) -> int:
     return available if left is None else min(available, left)
 
 
+def has_numbers_here(x: torch.Tensor) -> bool:
+    """Say whether a tensor has numbers of a CPU that are to be computed now, as they are and without gradients.
+
+    Programs (compiled, traced or exported) are made of what stands for tensors and has none.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and type(x) is torch.Tensor
+        and x.device.type == "cpu"
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
 def supports_bf16(device: torch.device, *, emulated: bool = False) -> bool:
     """Say whether a device has instructions for products of bfloat16; elsewhere they are emulated, which is slow.
 

@@ -23,6 +23,7 @@ from torch.nn import functional
 from stages.network.graph.bn_folding import layer_of, open_sequentials
 from stages.network.graph.depthwise_conv import padded
 from stages.network.graph.layer_kinds import convolutions, padding_as_in_tensorflow
+from stages.runtime.device import has_numbers_here
 
 _CLIPPING: dict[type[nn.Module], tuple[str, tuple[float, ...]]] = {
     nn.Identity: ("none", ()),
@@ -62,7 +63,7 @@ class FusedConvolution(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return [b, c', h', w'] of x, [b, c, h, w]."""
-        if not _is_computed_by_onednn(x):
+        if not has_numbers_here(x):
             return self._one_after_the_other(x)
         seen = x.shape, torch.get_num_threads()
         if seen not in self._is_same:
@@ -84,17 +85,6 @@ class FusedConvolution(nn.Module):
     def _one_after_the_other(self, x: torch.Tensor) -> torch.Tensor:
         activated: torch.Tensor = self.activation(self.convolution(x))
         return activated
-
-
-def _is_computed_by_onednn(x: torch.Tensor) -> bool:
-    """Say whether x has numbers that are to be computed now, here, without gradients, and as they are."""
-    return (
-        x.device.type == "cpu"
-        and type(x) is torch.Tensor  # programs are made of tensors without numbers
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and not (x.requires_grad and torch.is_grad_enabled())
-        and not torch.is_autocast_enabled("cpu")
-    )
 
 
 def _padded_by_zeros_of_the_kernel(layer: nn.Conv2d, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:

@@ -19,6 +19,7 @@ from stages.network.graph.fused_convolutions import can_fuse, fuse_convolutions
 from stages.network.graph.pooling import SPATIAL_DIMS, patches_of
 from stages.network.graph.tap_places import TapPlace
 from stages.network.graph.trunk import ARITHMETIC, FrozenModule, Precision
+from stages.runtime.device import has_numbers_here
 
 if TYPE_CHECKING:
     from stages.network.graph.pooling_kernels import Kernel
@@ -105,9 +106,7 @@ def _pooled(x: torch.Tensor, dims: tuple[int, ...], kinds: Sequence[str]) -> dic
         return {}
     x = x if x.dtype == torch.bfloat16 else x.float()
     places = x.permute(0, 2, 3, 1) if dims == (2, 3) else x
-    # what stands for a tensor, in a program or where shapes alone are computed, has no numbers that a kernel could read
-    has_numbers = type(x) is torch.Tensor and not torch.compiler.is_compiling() and not x.requires_grad
-    if has_numbers and x.device.type == "cpu" and len(x) and places[0].is_contiguous() and (kernel := _kernel(x.dtype)):
+    if has_numbers_here(x) and len(x) and places[0].is_contiguous() and (kernel := _kernel(x.dtype)):
         return _pooled_in_one_reading(places, kernel)
     return _pooled_by_torch(x.float(), dims, kinds)
 

@@ -23,6 +23,7 @@ from stages.network.graph.fused_convolutions import can_fuse, fuse_convolutions
 from stages.network.graph.pooling import Pool
 from stages.network.memory_format import to_channels_last
 from stages.runtime.device import described, free_memory, supports_bf16, tf32
+from stages.runtime.products import take_quick_products
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -61,6 +62,8 @@ class FrozenModule(nn.Module):
         self.requires_grad_(False)
         self.to(device, self._dtype)
         to_channels_last(self)
+        if precision == "fp32" and device.type == "cpu":
+            take_quick_products(self)
         lock_eval_mode(self)
 
     def received(self, images: torch.Tensor) -> torch.Tensor:

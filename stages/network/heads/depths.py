@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from stages.network.graph.cuts import CutGraph
 from stages.network.heads.base import Head
 from stages.network.heads.registry import rebuild_head
+from stages.runtime.products import linear
 
 
 class ColumnsHead(Head):
@@ -66,7 +67,7 @@ class ProjectedHead(Head):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits of a batch of rows."""
-        logits: torch.Tensor = self.inner(rows @ self.projection.T)
+        logits: torch.Tensor = self.inner(linear(rows, self.projection))
         return logits
 
     @classmethod

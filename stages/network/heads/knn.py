@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from cache.errors import UsageError
 from stages.network.heads.base import Head, vector_width
+from stages.runtime.products import linear
 from stages.runtime.topk import merge_topk
 
 VotesFor = Literal["classes", "labels", "values"]
@@ -107,7 +108,7 @@ class KNNHead(Head):
         indices = torch.empty(rows.shape[0], 0, dtype=torch.int64, device=rows.device)
         for start in range(0, len(self.support), self.COMPARED_AT_ONCE):
             stored = self.support[start : start + self.COMPARED_AT_ONCE].to(rows.dtype)
-            best, indices = merge_topk(best, indices, rows @ stored.T, start, self.k)
+            best, indices = merge_topk(best, indices, linear(rows, stored), start, self.k)
         return best, indices
 
     @classmethod

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from stages.network.heads.base import Head, vector_width
+from stages.runtime.products import squared_distances
 
 
 class RBFHead(Head):
@@ -42,10 +43,7 @@ class RBFHead(Head):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits of a batch of rows."""
         rows = (self.l2_normalize(rows) - self.mean) / self.scale
-        # cdist chooses its way by the number of rows, which a graph for batches of any length cannot
-        exporting = torch.compiler.is_compiling()
-        squares = _squared_distances(rows, self.support) if exporting else torch.cdist(rows, self.support) ** 2
-        kernel = torch.exp(-self.gamma * squares)
+        kernel = torch.exp(-self.gamma * squared_distances(rows, self.support))
         return kernel @ self.coefficients + self.bias
 
     @classmethod
@@ -81,9 +79,3 @@ class RBFHead(Head):
         tensors = {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in values.items()}
         head.load_state_dict({**head.state_dict(), **tensors, "support": torch.from_numpy(rows)}, assign=True)
         return head
-
-
-def _squared_distances(rows: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
-    """Return |a - b|^2 of all rows, [b, m], as |a|^2 + |b|^2 - 2 a.b; in float32 they differ by rounding from 0 on."""
-    lengths = rows.square().sum(dim=1, keepdim=True) + support.square().sum(dim=1)
-    return (lengths - 2 * rows @ support.T).clamp_min(0.0)
