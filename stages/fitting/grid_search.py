@@ -31,6 +31,7 @@ from stages.fitting.standardize import ScaledRows, Scaling
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.runtime.device import free_memory
+from stages.runtime.float32 import float32_products
 from stages.runtime.threads import one_thread_per_fit, single_thread_pool, usable_cores
 from stages.tasks.base import Task
 from stages.tasks.temperature import ABSENT_CLASS_SCORE, fit_temperature
@@ -307,7 +308,7 @@ class _HostModel:
 @contextmanager
 def _as_one_task() -> Iterator[None]:
     """Fit on one thread where joblib has sent the task, and send no part of it on, as scikit-learn itself would."""
-    with one_thread_per_fit(), parallel_config("sequential"):
+    with one_thread_per_fit(), parallel_config("sequential"), float32_products():
         yield
 
 
