@@ -99,7 +99,9 @@ def made_whole(directory: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise CacheError(f"{directory} cannot be written: {error.strerror}") from error
         raise
-    shutil.rmtree(replaced, ignore_errors=True)
+    with suppress(OSError):
+        replaced.rename(fresh)  # half of it is never put back, whoever is killed while it is removed
+    shutil.rmtree(fresh, ignore_errors=True)
     if (directory / RESULT).exists():
         keep_file("result", directory / RESULT)
 

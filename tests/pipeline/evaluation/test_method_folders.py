@@ -156,6 +156,21 @@ def test_one_that_cannot_be_put_back_is_told_with_what_to_do(tmp_path, monkeypat
         load_results([tmp_path])
 
 
+def test_what_was_replaced_is_not_put_back_in_part_where_it_was_being_removed(tmp_path, monkeypatch):
+    directory = seed_dir(tmp_path, 0) / "linear-ridge"
+    for content in ("former", "new"):
+        with monkeypatch.context() as patched:
+            patched.setattr("shutil.rmtree", lambda *_, **__: None)  # as if killed before anything is removed
+            with made_whole(directory) as fresh:
+                (fresh / RESULT).write_text(content)
+    (directory / RESULT).unlink()
+    directory.rmdir()  # as a message says where one is damaged
+    assert files_of_methods(tmp_path, RESULT) == []
+    with made_whole(directory):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["seed-0"]
+
+
 def test_a_reader_that_puts_a_method_back_while_it_is_replaced_does_not_keep_it_from_that(tmp_path, monkeypatch):
     directory = seed_dir(tmp_path, 0) / "linear-ridge"
     directory.mkdir(parents=True)
