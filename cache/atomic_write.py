@@ -70,15 +70,27 @@ def _replacing(path: Path, size: int | None = None) -> Iterator[Path]:
             yield temporary
             if temporary.stat().st_mode & 0o777 != permissions:  # some libraries let nobody else read what they write
                 temporary.chmod(permissions)
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(target)
-            _sync(target.parent)
+            sync(target.parent)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
             raise CacheError(_explained(error, path, size)) from error
         raise
+
+
+def sync(path: Path) -> None:
+    """Let a file, or the names in a directory, outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # directories of some network file systems cannot, and need not
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def existing_part(path: Path) -> Path:
@@ -169,15 +181,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _sync(path: Path) -> None:
-    """Let a file, or the names in a directory, outlast a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # directories of some network file systems cannot, and need not
-            raise
-    finally:
-        os.close(descriptor)

@@ -54,6 +54,18 @@ def key_of_file(path: str | os.PathLike[str]) -> str:
     return _hash(path)[0]
 
 
+def is_older(path: str | os.PathLike[str], moment_ns: int) -> bool:
+    """Return whether a file's times say that nothing has changed it since a moment, in nanoseconds; they may not know.
+
+    Raises
+    ------
+    OSError
+        If it is not there.
+    """
+    status = os.stat(path)  # noqa: PTH116 (asked for every image, and a Path takes as long again)
+    return max(status.st_mtime_ns, status.st_ctime_ns) < moment_ns - _CLOCK_NS
+
+
 KEY_MEMO = "keys.sqlite"
 """Where the keys of files are remembered, beside the caches."""
 
@@ -70,11 +82,14 @@ class DigestCache:
     ----------
     note : str or None
         Why keys could not be remembered, if so, in words for the user. The keys themselves are right all the same.
+    asked_ns : int
+        When keys were first asked for, in nanoseconds: files that are older than that have the keys that they got.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self.path = None if path is None else Path(path)
         self.note: str | None = None
+        self.asked_ns = 0
 
     def keys(
         self, paths: Sequence[str], progress: Callable[[Sequence[str]], Iterable[str]] | None = None
@@ -93,6 +108,7 @@ class DigestCache:
         keys : dict of path to key
         unreadable : dict of path to reason
         """
+        self.asked_ns = self.asked_ns or time.time_ns()
         keys: dict[str, str] = {}
         unreadable: dict[str, str] = {}
         with self._open() or nullcontext() as database:

@@ -7,6 +7,7 @@ each sample is tested in an outer fold, ``RUN/seed-0/fold-1`` has what one of th
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 CONFIGURATION = "config.toml"
@@ -56,6 +57,7 @@ UNLIKE = "unlike.safetensors"
 MEMBERS = "members.json"  # of a mean over several networks
 MEMBER_MODELS = "members"  # folder of their models
 CONTACT_SHEET = "contact-sheet.svg"
+NEXT_CONTACT_SHEET = "next-contact-sheet.svg"  # while fine-tuning, as the checkpoint
 RATES = "rates.png"
 RANGE_TEST = "range-test.png"
 
@@ -64,6 +66,9 @@ MODEL_FILES = (MODEL_CARD, HEAD, str(Path(HEAD).with_suffix(".json")), TOP, COLU
 
 _SEED = "seed-"
 _FOLD = "fold-"
+_FRESH = "."
+_REPLACED = ".replaced-"
+_BESIDE_SEEDS = re.compile(rf"{re.escape(_REPLACED)}({_SEED}\d+)-(?:({_FOLD}\d+)-)?(.+)", re.DOTALL)
 
 
 def seed_dir(run: Path, seed: int) -> Path:
@@ -96,9 +101,36 @@ def files_of_seeds(run: Path, name: str) -> list[Path]:
     return sorted(run.glob(f"{_SEED}*/{name}"), key=lambda path: (len(path.parent.name), path))
 
 
-def files_of_methods(run: Path, name: str) -> list[Path]:
-    """Return the files of that name in the folders of the methods, in the order of their paths."""
+def methods_with(run: Path, name: str) -> list[Path]:
+    """Return the files of that name in the folders of the methods, in the order of their paths.
+
+    ``pipeline.evaluation.method_folders`` sees to it that none of these is missing.
+    """
     return sorted(run.glob(f"{_SEED}*/*/{name}"))
+
+
+def fresh_dir(method_dir: Path) -> Path:
+    """Return where a method is written before it is put in its place, and no list of methods looks.
+
+    RUN/.seed-0-linear-logistic of RUN/seed-0/linear-logistic, in the run for one of an outer fold too.
+    """
+    return _beside_seeds(method_dir, _FRESH)
+
+
+def replaced_dir(method_dir: Path) -> Path:
+    """Return where a method stands while another one takes its place."""
+    return _beside_seeds(method_dir, _REPLACED)
+
+
+def replaced_from(run: Path) -> list[Path]:
+    """Return where methods stood that are being replaced, or were when a command was killed."""
+    found = ((_BESIDE_SEEDS.fullmatch(path.name), path) for path in sorted(run.glob(f"{_REPLACED}{_SEED}*")))
+    return [path.parent.joinpath(*filter(None, match.groups())) for match, path in found if match is not None]
+
+
+def _beside_seeds(method_dir: Path, prefix: str) -> Path:
+    run = next((path.parent for path in method_dir.parents if path.name.startswith(_SEED)), method_dir.parent.parent)
+    return run / (prefix + "-".join(method_dir.relative_to(run).parts))
 
 
 def run_of(method_dir: Path) -> Path:

@@ -20,7 +20,6 @@ TESTED_FROM_OUTSIDE = [
     "stages/finetuning/autotune.py",
     "stages/finetuning/image_batches.py",
     "stages/fitting/feature_rows.py",
-    "stages/fitting/fit_rbf_svm.py",
     "stages/fitting/problem.py",
     "stages/fitting/sgd.py",
     "stages/inspection/extrapolation.py",

@@ -165,11 +165,8 @@ def statistics_of_arrays(arrays: Mapping[str, NDArray[Any]]) -> Statistics:
     return statistics
 
 
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]] | None) -> None:
-    """Write arrays without pickled objects, or, for none, remove the file."""
-    if arrays is None:
-        path.unlink(missing_ok=True)
-        return
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays without pickled objects."""
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
     write_atomically(path, content.getvalue())

@@ -23,8 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from cache.atomic_write import write_atomically
 from cache.errors import CutonceError, DataError, listed
-from cache.kept import keep_file
 from pipeline import run_layout
+from pipeline.evaluation.method_folders import files_of_methods, folder_identity
 from pipeline.evaluation.method_table import as_frame, as_html, result_row
 from pipeline.evaluation.methods import get_method, is_method
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
@@ -151,7 +151,7 @@ class Result:
         validation: Predictions | None = None,
         out_of_fold: OutOfFoldPredictions | None = None,
     ) -> None:
-        """Write all predictions, then ``result.json``: where that stands, the others are complete.
+        """Write all predictions and ``result.json`` into a folder that is being made (`method_folders.made_whole`).
 
         Parameters
         ----------
@@ -163,12 +163,12 @@ class Result:
         out_of_fold : OutOfFoldPredictions, optional
         """
         directory.mkdir(parents=True, exist_ok=True)
-        # a training that is replaced may have left what this one lacks
-        write_arrays(directory / run_layout.VALIDATION, None if validation is None else validation.arrays())
-        write_arrays(directory / run_layout.OUT_OF_FOLD, None if out_of_fold is None else out_of_fold.arrays())
+        if validation is not None:
+            write_arrays(directory / run_layout.VALIDATION, validation.arrays())
+        if out_of_fold is not None:
+            write_arrays(directory / run_layout.OUT_OF_FOLD, out_of_fold.arrays())
         write_arrays(directory / run_layout.PREDICTIONS, predictions.arrays())
         write_atomically(directory / run_layout.RESULT, json_text(self.to_json()).encode())
-        keep_file("result", directory / run_layout.RESULT)
 
     @property
     def marginal_seconds(self) -> float:
@@ -579,13 +579,28 @@ def _results_of(run: Path) -> list[Result]:
         raise DataError(f"{run} is not a run: there is no such folder")
     # whichever of the two files is there, the other one must be too
     names = (run_layout.RESULT, run_layout.PREDICTIONS)
-    directories = {path.parent for name in names for path in run_layout.files_of_methods(run, name)}
+    directories = {path.parent for name in names for path in files_of_methods(run, name)}
     if not directories:
         raise DataError(f"{run} has no finished results (seed-*/*/result.json); train a method into it first")
-    results = [Result.load(directory) for directory in sorted(directories)]
-    for result in results:
-        _ = result.predictions  # damaged ones are refused here, not halfway through a comparison
+    results = [_with_predictions(directory) for directory in sorted(directories)]
     return sorted(results, key=lambda result: (result.seed, get_method(result.method).order, result.name))
+
+
+def _with_predictions(directory: Path) -> Result:
+    """Return a result whose predictions are there and its own: damaged ones are refused now, not halfway through.
+
+    A method that takes the place of this one meanwhile is read in its place.
+    """
+    while True:
+        before = folder_identity(directory)
+        try:
+            result = Result.load(directory)
+            _ = result.predictions
+        except DataError:
+            if folder_identity(directory) == before:
+                raise
+        else:
+            return result
 
 
 def _extractions(results: Sequence[Result]) -> list[dict[str, Any]]:

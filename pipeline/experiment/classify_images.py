@@ -15,6 +15,7 @@ from cache.atomic_write import atomic_path
 from cache.errors import DataError, UsageError, alternatives, listed
 from pipeline.evaluation.comparison import choose_result
 from pipeline.evaluation.decision import Decision, decide
+from pipeline.evaluation.method_folders import files_of_methods
 from pipeline.evaluation.named_methods import folders_called
 from pipeline.evaluation.results import Result, distinct_names, read_json
 from pipeline.experiment.find_samples import find_samples
@@ -31,7 +32,6 @@ from pipeline.run_layout import (
     REPORT,
     RESULT,
     RESULTS,
-    files_of_methods,
     run_of,
     seed_of,
 )

@@ -117,10 +117,9 @@ def _train_and_test(
             return head
         return AggregatedBlocksHead(images.aggregate, head, table.encoder.width).eval()
 
-    _, result = train_and_test(
+    return train_and_test(
         experiment, of_run, problem, test_rows, options, as_saved=as_saved, columns=table.encoder, unlike=unlike
     )
-    return result
 
 
 def _settings_of_images(experiment: Experiment, images: HeadProblem) -> dict[str, Any]:

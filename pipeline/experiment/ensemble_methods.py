@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cache.errors import CutonceError
 from pipeline.evaluation.comparison import method_words
+from pipeline.evaluation.method_folders import made_whole
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Result
@@ -30,7 +31,7 @@ from pipeline.experiment.head_methods import (
     with_deviations,
 )
 from pipeline.experiment.model_card import ModelCard, read_recipe, read_unlike
-from pipeline.experiment.model_store import made_whole, save_model
+from pipeline.experiment.model_store import save_model
 from pipeline.run_layout import HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, RESULT
 from stages.config.heads import HeadConfig, HeadName
 from stages.fitting.ensemble import Answers, average, select_greedily

@@ -29,6 +29,7 @@ from cache.errors import DataError, UsageError, listed
 from cache.keys import KEY_MEMO
 from pipeline.evaluation.comparison import compare_runs, summarize, with_chosen
 from pipeline.evaluation.console import format_tables, format_verdict
+from pipeline.evaluation.method_folders import files_of_methods, made_whole
 from pipeline.evaluation.new_data import Evaluation, against_own_test, verdict_on_new_data
 from pipeline.evaluation.results import FEATURES_READ, VIEWS_READ, Result, evaluate_test, json_text, to_json_value
 from pipeline.experiment.classify_images import choose_model
@@ -53,7 +54,6 @@ from pipeline.run_layout import (
     RESULT,
     RESULTS,
     TRAINED_IN,
-    files_of_methods,
     seed_dir,
     seed_dirs,
     seed_of,
@@ -409,9 +409,10 @@ def _test(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Pa
             **provenance(manifest.digest),
         },
     )
-    result.save(directory, predictions)
-    if task.reads == "image":
-        show_masks_of_network(directory, extractor, upper, of_task, predictions)
+    with made_whole(directory) as fresh:
+        result.save(fresh, predictions)
+        if task.reads == "image":
+            show_masks_of_network(fresh, extractor, upper, of_task, predictions)
 
 
 def _mask_statistics(recipe: ModelCard, extractor: Extractor, upper: TransferModel, manifest: Manifest) -> Statistics:

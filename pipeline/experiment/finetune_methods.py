@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cache import key_of_bytes
 from cache.kept import drop_file
+from pipeline.evaluation.method_folders import made_whole
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import VIEWS_READ, Result, evaluate_test
 from pipeline.experiment.deviations import deviations_of_network
@@ -43,13 +44,13 @@ from pipeline.experiment.head_methods import (
     run_heads,
 )
 from pipeline.experiment.model_card import ModelCard, read_recipe
-from pipeline.experiment.model_store import copy_model, invalidate_model, open_model, save_model, write_card
+from pipeline.experiment.model_store import copy_model, open_model, save_model, write_card
 from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.sample_rows import asked_about_samples
 from pipeline.experiment.tuned_backbone import by_validation_alone
 from pipeline.experiment.unlike_images import detector_of_network
 from pipeline.report.figures import range_test_curves, rate_schedule, save_plot
-from pipeline.run_layout import CONTACT_SHEET, HEAD_WITHOUT_VAL, MODEL_CARD, RANGE_TEST, RATES
+from pipeline.run_layout import CONTACT_SHEET, HEAD_WITHOUT_VAL, MODEL_CARD, NEXT_CONTACT_SHEET, RANGE_TEST, RATES
 from pipeline.text import byte_count, duration, format_count
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
@@ -62,7 +63,7 @@ from stages.data.sources.open_image import read_image
 from stages.data.sources.tiles import tiling_of
 from stages.extraction.estimate import estimate
 from stages.extraction.extractor import Extractor
-from stages.finetuning.autotune import CHECKPOINT, FOUND
+from stages.finetuning.autotune import CHECKPOINT
 from stages.finetuning.baselines import baseline, random_head, random_map_head, unfitted_aggregate
 from stages.finetuning.finetune import FinetuneResult, finetune
 from stages.finetuning.finetune import find_lrs as range_tests
@@ -186,7 +187,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
         return result
     if rank.is_main:
         method_dir.mkdir(parents=True, exist_ok=True)
-        _draw_contact_sheet(experiment, options, method_dir / CONTACT_SHEET)
+        _draw_contact_sheet(experiment, options, method_dir / NEXT_CONTACT_SHEET)
     _say(rank, f"seed {seed}  {method_dir.name}: training, {options.epochs} epochs")
     with measured() as training:
         tuned = finetune(
@@ -219,24 +220,23 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
         result = replace(
             result, options=made_with, prediction_seconds_per_image=testing.seconds / max(tested_images, 1)
         )
-        invalidate_model(method_dir)
-        result.save(method_dir, predictions, validation=validation)
-        if predictions.task.reads == "image":
-            show_masks_of_network(method_dir, extractor, tuned.upper, experiment.split("test"), predictions)
-        _draw_plots(tuned, method_dir)
-        save_model(
-            method_dir,
-            replace(recipe, task=predictions.task.to_json()),
-            tuned.head,
-            tuned=tuned.upper,
-            # of maps no vector says whether an image is unlike others
-            unlike=None if experiment.task.reads == "image" else detector_of_network(experiment, tuned.upper),
-        )
-        if moved := deviations_of_network(experiment, tuned.upper, method_dir, predictions.task):
-            write_card(method_dir, replace(recipe, task=predictions.task.to_json(), deviations=moved))
-        drop_file("checkpoint", method_dir / CHECKPOINT)
-        for leftover in (CHECKPOINT, FOUND):
-            (method_dir / leftover).unlink(missing_ok=True)
+        with made_whole(method_dir) as fresh:
+            result.save(fresh, predictions, validation=validation)
+            if predictions.task.reads == "image":
+                show_masks_of_network(fresh, extractor, tuned.upper, experiment.split("test"), predictions)
+            shutil.copyfile(method_dir / NEXT_CONTACT_SHEET, fresh / CONTACT_SHEET)
+            _draw_plots(tuned, fresh)
+            save_model(
+                fresh,
+                replace(recipe, task=predictions.task.to_json()),
+                tuned.head,
+                tuned=tuned.upper,
+                # of maps no vector says whether an image is unlike others
+                unlike=None if experiment.task.reads == "image" else detector_of_network(experiment, tuned.upper),
+            )
+            if moved := deviations_of_network(experiment, tuned.upper, fresh, predictions.task):
+                write_card(fresh, replace(recipe, task=predictions.task.to_json(), deviations=moved))
+        drop_file("checkpoint", method_dir / CHECKPOINT)  # it went with the folder that it was in
         return result
 
     result = rank.broadcast_from_first(tested)
@@ -283,15 +283,15 @@ def _evaluate_with_tta(
         prediction_seconds_per_image=testing.seconds / max(_tested_images(experiment), 1),
         provenance={**trained.provenance, **provenance(experiment.manifest.digest)},
     )
-    invalidate_model(method_dir)
-    result.save(method_dir, predictions, validation=validation)
     card = read_recipe(twin)
     moved = [] if card is None else card.deviations
-    copy_model(twin, method_dir, replace(recipe, task=predictions.task.to_json(), deviations=moved))
-    for picture in (CONTACT_SHEET, RATES, RANGE_TEST):
-        for path in (twin / picture, (twin / picture).with_suffix(".svg")):
-            if path.exists():
-                shutil.copyfile(path, method_dir / path.name)
+    with made_whole(method_dir) as fresh:
+        result.save(fresh, predictions, validation=validation)
+        copy_model(twin, fresh, replace(recipe, task=predictions.task.to_json(), deviations=moved))
+        for picture in (CONTACT_SHEET, RATES, RANGE_TEST):
+            for path in (twin / picture, (twin / picture).with_suffix(".svg")):
+                if path.exists():
+                    shutil.copyfile(path, fresh / path.name)
     return result
 
 

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import UsageError, listed
+from pipeline.evaluation.method_folders import made_whole
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import FEATURES_READ, Result, evaluate_test, fold_scores
@@ -27,7 +28,7 @@ from pipeline.experiment.experiment import Experiment, OuterTest
 from pipeline.experiment.find_samples import sample_options
 from pipeline.experiment.finished_methods import find_finished, is_same_training, require_same_features
 from pipeline.experiment.model_card import ModelCard, config_to_json
-from pipeline.experiment.model_store import invalidate_model, save_model
+from pipeline.experiment.model_store import save_model
 from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.sample_rows import (
     aggregate_settings,
@@ -184,7 +185,7 @@ def run_head(experiment: Experiment, data: HeadProblems, name: HeadName, options
         {**views_as_settings(experiment.extractor), **aggregate_settings(aggregate)},
         called=called,
     )
-    trained, result = train_and_test(
+    return train_and_test(
         experiment,
         of_run,
         replace(problem, config=options),
@@ -193,9 +194,6 @@ def run_head(experiment: Experiment, data: HeadProblems, name: HeadName, options
         as_saved=partial(asked_about_samples, aggregate=aggregate),
         unlike=data.unlike,
     )
-    if experiment.outer is None:
-        save_image_weights(method_dir, trained.module, experiment.split("test"), test_rows)
-    return result
 
 
 class HeadMethod(NamedTuple):
@@ -236,7 +234,7 @@ def train_and_test(
     as_saved: Callable[[Head], Head],
     columns: TableEncoder | None = None,
     unlike: UnlikeDetector | None = None,
-) -> tuple[HeadResult, Result]:
+) -> Result:
     """Train a head, test it, say what it is worth out of folds, and leave both head and result in the run.
 
     What the folds cost is told apart: it ranks the head, and no prediction needs it.
@@ -286,24 +284,18 @@ def train_and_test(
             prediction_seconds_per_image=tested.testing.seconds / max(len(outcome.predictions), 1),
         )
     recipe = recipe_of(experiment, trained.task, method.method, method.called or method.name, method.identity)
-    invalidate_model(method.directory)
     validation = predictions_from(trained.task, experiment.split("val"), trained.val_statistics)
-    result.save(method.directory, outcome.predictions, validation=validation, out_of_fold=folded)
     head, without_val = as_saved(trained.module), as_saved(trained.module_train_only)
-    if problem.targets is not None and experiment.outer is None:
-        if tiling_of(experiment.extractor.options) is None:
-            show_masks(method.directory, trained.module, problem.targets, test_rows, outcome.predictions)
-        else:
-            network = head_on_features(experiment.extractor, trained.module)
-            show_masks_of_network(
-                *(method.directory, experiment.extractor, network, experiment.split("test"), outcome.predictions)
-            )
     if method.takes_images and columns is None:
         recipe = with_deviations(recipe, experiment, head, trained.task)
-    save_model(method.directory, recipe, head, without_val=without_val, columns=columns, unlike=unlike)
+    with made_whole(method.directory) as fresh:
+        result.save(fresh, outcome.predictions, validation=validation, out_of_fold=folded)
+        if experiment.outer is None:
+            _show(fresh, experiment, trained.module, problem.targets, test_rows, outcome.predictions)
+        save_model(fresh, recipe, head, without_val=without_val, columns=columns, unlike=unlike)
     place, took = f"{experiment.label}  {method.directory.name}", duration(training.seconds)
     _LOG.info(f"{place}: {format_accuracy(result)}, trained in {took}")
-    return trained, result
+    return result
 
 
 def _tested(
@@ -329,6 +321,24 @@ def _tested(
     with measured() as testing:
         activated = head_probabilities(trained.module, rows, trained.task)
     return OuterTest(predictions_of(trained.task, experiment.split("test"), activated), Cost(), testing, "")
+
+
+def _show(
+    directory: Path,
+    experiment: Experiment,
+    head: Head,
+    masks: PixelTargets | None,
+    rows: AnyFeatureRows,
+    predictions: Predictions,
+) -> None:
+    """Leave what a head says of the parts of test samples: masks of a few, and what each image of a sample counts."""
+    extractor, test = experiment.extractor, experiment.split("test")
+    if masks is None:
+        save_image_weights(directory, head, test, rows)
+    elif tiling_of(extractor.options) is None:
+        show_masks(directory, head, masks, rows, predictions)
+    else:
+        show_masks_of_network(directory, extractor, head_on_features(extractor, head), test, predictions)
 
 
 def show_masks(

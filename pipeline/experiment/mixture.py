@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold
 
 from cache.errors import CutonceError, DataError, UsageError, alternatives, listed
+from pipeline.evaluation.method_folders import made_whole
 from pipeline.evaluation.named_methods import folders_called
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
@@ -31,7 +32,7 @@ from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.head_methods import MethodOutcome, build_result, format_accuracy, predictions_of
 from pipeline.experiment.mixture_members import Member, save_members
 from pipeline.experiment.model_card import ModelCard, read_recipe, read_unlike
-from pipeline.experiment.model_store import made_whole, open_model, save_card
+from pipeline.experiment.model_store import open_model, save_card
 from pipeline.run_layout import MANIFEST, MODEL_CARD, RESULT, run_of, seed_dir, seed_dirs, seed_of
 from stages.config.data import DataConfig
 from stages.config.heads import HeadConfig

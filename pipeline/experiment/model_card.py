@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import DataError
+from pipeline.evaluation.method_folders import put_back
 from pipeline.run_layout import COLUMNS, MODEL_CARD, UNLIKE
 from stages.columns.table_encoder import TableEncoder
 from stages.config.augment_grammar import TTA
@@ -174,6 +175,7 @@ def read_recipe(directory: Path) -> ModelCard | None:
         If it is damaged, or of a version this one does not know.
     """
     path = directory / MODEL_CARD
+    put_back(directory)
     if not path.exists():
         return None
     try:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +45,7 @@ def save_model(
     columns: TableEncoder | None = None,
     unlike: UnlikeDetector | None = None,
 ) -> None:
-    """Write a trained method; ``model.json`` comes last, so a directory that has it is complete.
+    """Write a trained method into a folder that is being made (`made_whole`).
 
     A head on columns of a table has beside it what makes numbers of them; what takes images, what tells those that are
     unlike the training images.
@@ -67,8 +65,7 @@ def save_model(
 
 
 def save_card(directory: Path, recipe: ModelCard, *, unlike: UnlikeDetector | None = None) -> None:
-    """Write the card of a method whose models are in the folder already; it comes last, as `save_model` has it."""
-    (directory / UNLIKE).unlink(missing_ok=True)
+    """Write the card of a method whose models are in the folder already."""
     if unlike is not None:
         unlike.save(directory / UNLIKE)
     write_card(directory, recipe)
@@ -86,36 +83,8 @@ def copy_model(source: Path, directory: Path, recipe: ModelCard) -> None:
 
 
 def write_card(directory: Path, recipe: ModelCard) -> None:
-    """Write ``model.json``, after everything else: a directory that has it is complete."""
+    """Write ``model.json``."""
     write_atomically(directory / MODEL_CARD, json.dumps(asdict(recipe), indent=1).encode())
-
-
-def invalidate_model(directory: Path) -> None:
-    """Say that a model is no longer complete, before another training replaces its files one by one."""
-    (directory / MODEL_CARD).unlink(missing_ok=True)
-
-
-@contextmanager
-def made_whole(directory: Path) -> Iterator[Path]:
-    """Have a method written into a folder beside that of the seed, which takes the place of `directory` in the end.
-
-    Until then what stands there stays, whatever ends this: it may be the method that the run says to take.
-    """
-    fresh = directory.parent.parent / f".{directory.parent.name}-{directory.name}"
-    before = fresh.with_name(f"{fresh.name}-before")
-    if before.exists() and not directory.exists():  # a command was killed between the two
-        before.rename(directory)
-    for leftover in (fresh, before):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        yield fresh
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    if directory.exists():
-        directory.rename(before)
-    fresh.rename(directory)
-    shutil.rmtree(before, ignore_errors=True)
 
 
 def open_model(

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import UsageError
+from pipeline.evaluation.method_folders import files_of_methods
 from pipeline.options.toml_file import read_configuration
-from pipeline.run_layout import CONFIGURATION, MANIFEST, RESULT, files_of_methods, seed_dir, seed_of
+from pipeline.run_layout import CONFIGURATION, MANIFEST, RESULT, seed_dir, seed_of
 from stages.config.data import DataConfig
 from stages.data.manifest import Manifest
 

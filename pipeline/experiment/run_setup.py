@@ -15,6 +15,7 @@ from cache.atomic_write import remove_stale_temporaries, write_atomically
 from cache.errors import DataError, UsageError
 from cache.keys import KEY_MEMO
 from pipeline.evaluation.decision import require_decidable
+from pipeline.evaluation.method_folders import files_of_methods
 from pipeline.experiment.dense_defaults import dense_features, may_have_masks
 from pipeline.experiment.map_room import maps_in_words
 from pipeline.experiment.model_card import read_recipe
@@ -26,7 +27,6 @@ from pipeline.run_layout import (
     EXTRACTION,
     MANIFEST,
     MODEL_CARD,
-    files_of_methods,
     seed_dir,
     seed_of,
 )

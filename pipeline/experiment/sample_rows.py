@@ -131,15 +131,13 @@ def aggregate_settings(aggregate: Aggregate | None) -> dict[str, Any]:
 
 def save_image_weights(directory: Path, head: nn.Module, test: Manifest, rows: AnyFeatureRows) -> None:
     """Write how much each image of each test sample counts, where the head says it."""
-    path = directory / IMAGE_WEIGHTS
-    path.unlink(missing_ok=True)
     weights_of = getattr(head, "image_weights", None)
     if weights_of is None:
         return
     with torch.no_grad():
         weights = torch.cat([weights_of(torch.from_numpy(block).float()) for _, block in in_batches(rows)])
     with (
-        atomic_path(path) as temporary,
+        atomic_path(directory / IMAGE_WEIGHTS) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)

@@ -8,12 +8,13 @@ from pathlib import Path
 from torch import nn
 
 from cache.errors import DataError, UsageError, alternatives
+from pipeline.evaluation.method_folders import files_of_methods
 from pipeline.experiment.classify_images import ModelChoice, choose_model
 from pipeline.export.equality import BOUND, Equality, compare_with_run, difference_as_trained, samples_of_run
 from pipeline.export.hub_card import card_path, write_card
 from pipeline.library.export_model import RunFile, TrainedModel, export_model, open_trained
 from pipeline.options.export_formats import model_format_names
-from pipeline.run_layout import MODEL_CARD, RESULT, RESULTS, files_of_methods, fold_dirs, seed_dirs
+from pipeline.run_layout import MODEL_CARD, RESULT, RESULTS, fold_dirs, seed_dirs
 from stages.network.backbones.base import Backbone
 
 

@@ -283,6 +283,7 @@ def labelled_manifest(
         images.keys,
         scaled,
         groups=names,
+        keyed_ns=images.keyed_ns,
     )
 
 

@@ -356,4 +356,5 @@ def plain_manifest(images: ImageList, indices: Sequence[int]) -> Manifest:
         ["train"] * len(indices),
         [images.keys[index] for index in indices],
         SingleLabel([""]),
+        keyed_ns=images.keyed_ns,
     )

@@ -53,12 +53,15 @@ class ImageList:
         What a Dataset gave beside each image; empty where it gave none.
     unreadable : dict of int to str
         Reasons, by place.
+    keyed_ns : int
+        When files had these keys, in nanoseconds of the clock.
     """
 
     locations: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     labels: list[Any] = field(default_factory=list)
     unreadable: dict[int, str] = field(default_factory=dict)
+    keyed_ns: int = 0
 
     def __len__(self) -> int:
         return len(self.locations)
@@ -147,6 +150,7 @@ def all_images(images: Images, memo: DigestCache | None = None) -> ImageList:
         list(chain.from_iterable(chunk.locations for chunk in chunks)),
         list(chain.from_iterable(chunk.keys for chunk in chunks)),
         list(chain.from_iterable(chunk.labels for chunk in chunks)),
+        keyed_ns=min((chunk.keyed_ns for chunk in chunks), default=0),
     )
     start = 0
     for chunk in chunks:
@@ -215,6 +219,7 @@ def _with_keys(images: ImageList, memo: DigestCache) -> ImageList:
     """Fill in the keys, and what cannot be read."""
     files = list(dict.fromkeys(location for location in images.locations if not isinstance(location, InMemoryImage)))
     keys, reasons = memo.keys(files) if files else ({}, {})
+    images.keyed_ns = memo.asked_ns
     empty_key = key_of_bytes(b"")
     reasons |= {location: "the file is empty" for location, key in keys.items() if key == empty_key}
     for index, location in enumerate(images.locations):

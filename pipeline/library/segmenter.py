@@ -344,6 +344,7 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
             groups=names,
             mask_classes=reading.mask_classes,
             target_keys=keys,
+            keyed_ns=images.keyed_ns,
         )
 
     def _extractor(self, manifest: Manifest, cache: Path) -> Extractor:

@@ -10,11 +10,12 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.evaluation.method_folders import files_of_methods
 from pipeline.evaluation.results import Result
 from pipeline.evaluation.trials import TrialRecord, read_search, read_trials
 from pipeline.report.figures import ACCENT, INK, MUTED, styled
 from pipeline.report.page_parts import Figures, slug, template
-from pipeline.run_layout import RESULT, files_of_methods
+from pipeline.run_layout import RESULT
 from pipeline.text import duration, format_score, percent
 from stages.tasks.base import Metric
 

@@ -122,7 +122,8 @@ class HeadConfig:
         metadata=OptionHelp(
             lambda: (
                 "Gigabytes that cached features may take. Larger ones are streamed from the cache, by heads that "
-                f"can: {describe_streaming_heads()} (default: half of the free memory)."
+                f"can: {describe_streaming_heads()}. rbf compares all images with all where that finds room beside "
+                "them, and else with some (default: half of the free memory)."
             )
         ),
     )

@@ -90,6 +90,9 @@ class Manifest:
     target_keys : list of str
         Digests of the files that hold the targets, where these are masks: one that was mended is another target. Else
         empty.
+    keyed_ns : int
+        When the images had these keys, in nanoseconds of the clock: what has changed since may have another. 0 where
+        that is not known, as of a saved manifest.
 
     Raises
     ------
@@ -110,6 +113,7 @@ class Manifest:
     images: list[tuple[ImageRef | None, ...]] = field(default_factory=list)
     mask_classes: MaskClasses | None = None
     target_keys: list[str] = field(default_factory=list)
+    keyed_ns: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         clashing = [name for name in (*_HEADER, _GROUP, _STRATUM) if name in self.extra]
@@ -156,6 +160,7 @@ class Manifest:
             [self.images[index] for index in indices] if self.images else [],
             self.mask_classes,
             [self.target_keys[index] for index in indices] if self.target_keys else [],
+            self.keyed_ns,
         )
 
     def with_splits(self, splits: Sequence[str]) -> Manifest:
@@ -468,6 +473,7 @@ def load_manifest(
         images,
         None if reading is None else reading.mask_classes,
         keys_of_targets(task, listing.targets, memo, progress),
+        memo.asked_ns,
     )
 
 

@@ -101,6 +101,7 @@ def load_new_samples(
         [images[index] for index in kept] if images else [],
         reading.mask_classes,
         keys_of_targets(task, listing.targets, memo, progress),
+        memo.asked_ns,
     )
 
 

@@ -22,6 +22,7 @@ from cache.shard_writer import ShardWriter
 from stages.data.image_stream import ImageRequest
 from stages.data.images.reading import remarks_in_words
 from stages.data.manifest import Manifest
+from stages.data.sources.changed_files import file_of
 from stages.extraction.extractor import Extractor
 from stages.extraction.room import require_room
 from stages.extraction.take_over import TakenOver, take_over_rows
@@ -111,8 +112,8 @@ def extract(
     DataError
         If not one image could be read.
     ImagesChangedError
-        If some cannot be read, and hold other bytes than those that their keys are of, or are gone; all others are
-        done. The same images may be whole the next time, so that none is marked as unreadable.
+        If some hold other bytes than those that their keys are of, or are gone; all others are done. They have no rows,
+        which would be another image's, and none is marked as unreadable: they may be whole the next time.
     CacheError
         If a cache cannot be written, or its disk has no room for what is missing; or one that stands in lacks rows.
     """
@@ -134,14 +135,14 @@ def extract(
     changed: dict[str, str] = {}
     if lacking:
         with ExitStack() as stack:
-            work = stack.enter_context(LeasedBlocks(extractor, wanted, locations))
+            work = stack.enter_context(LeasedBlocks(extractor, wanted, locations, manifest.keyed_ns))
             writers = CacheWriters(extractor, stack, shard_bytes, shard_seconds, index=rank.world_size == 1)
             bar = stack.enter_context(progress(label="extract", total=lacking, unit="images"))
             _extract_until_complete(work, writers, meter, blocks, bar)
             changed = work.changed
     rank.barrier()
     if changed:
-        DigestCache(extractor.options.cache / KEY_MEMO).forget(changed)
+        DigestCache(extractor.options.cache / KEY_MEMO).forget(filter(None, map(file_of, changed)))
         raise _changed_error(changed)
     rejected = extractor.unreadable()
     readable = [key for key in wanted if key not in rejected]
@@ -336,12 +337,15 @@ def _extract_blocks(
     """Decode, compute and write what is requested, all at the same time."""
     started = time.perf_counter()
     for batch in work.extractor.computed(requests):
-        wanted = [work.wanted(request) for request in batch.indices]
         for request, reason in batch.failures:
             work.fail(request, reason)
+        kept, rows = work.unchanged(batch.indices), batch.rows
+        if len(kept) < len(batch.indices):
+            rows = [of_tap[kept] for of_tap in rows]
+        wanted = [work.wanted(batch.indices[place]) for place in kept]
         computed = time.perf_counter()
         try:
-            writers.append(wanted, batch.rows, computed - started)
+            writers.append(wanted, rows, computed - started)
         except NonFiniteRowsError as error:
             raise _explained(error, work) from error
         started = time.perf_counter()

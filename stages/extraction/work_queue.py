@@ -9,9 +9,8 @@ from itertools import pairwise
 from types import TracebackType
 from typing import NamedTuple
 
-from cache.keys import key_of_file
 from stages.data.image_stream import ImageRequest
-from stages.data.sources.open_image import is_file
+from stages.data.sources.changed_files import holds_key
 from stages.extraction.extractor import Extractor
 
 
@@ -97,22 +96,25 @@ class LeasedBlocks:
     extractor : Extractor
     keys, locations : sequence of str
         Of every image.
+    keyed_ns : int
+        When they had these keys, in nanoseconds; 0 where that is not known.
 
     Attributes
     ----------
     unreadable : dict
         Keys of images that could not be read, with the reasons, that the caches have not been told yet.
     changed : dict
-        Locations of files that could not be read and do not hold, now, the bytes that their keys are of, with the
-        reasons: of the images with these keys that says nothing, and the caches are not told.
+        Locations of what does not hold, now, the bytes that its key is of, with the reasons, of those that could not be
+        read what was wrong: of the images with these keys that says nothing, and the caches are not told.
     """
 
-    def __init__(self, extractor: Extractor, keys: Sequence[str], locations: Sequence[str]) -> None:
+    def __init__(self, extractor: Extractor, keys: Sequence[str], locations: Sequence[str], keyed_ns: int = 0) -> None:
         self.extractor = extractor
         self.unreadable: dict[str, str] = {}
         self.changed: dict[str, str] = {}
         self._keys = keys
         self._locations = locations
+        self._keyed_ns = keyed_ns
         self._requested: dict[int, RowRequest] = {}
         self._requests = 0
         self._finished = 0
@@ -180,10 +182,21 @@ class LeasedBlocks:
     def fail(self, request: int, reason: str) -> None:
         """Take notice that what a request is for could not be read."""
         key, location = self._requested[request].key, self._requested[request].location
-        if is_file(location) and not _holds(location, key):
-            self.changed[location] = reason
-        else:
+        if holds_key(location, key):
             self.unreadable[key] = reason
+        else:
+            self.changed[location] = reason
+
+    def unchanged(self, requests: Sequence[int]) -> list[int]:
+        """Return the places of the requests whose images still have the keys that their rows would be stored under.
+
+        Asked when all that was read of them has been read.
+        """
+        asked = [self._requested[request] for request in requests]
+        for location, key in dict.fromkeys((one.location, one.key) for one in asked):
+            if location not in self.changed and not holds_key(location, key, self._keyed_ns):
+                self.changed[location] = "it holds other bytes than those that its key is of"
+        return [place for place, one in enumerate(asked) if one.location not in self.changed]
 
     def finish(self, requests: int, batches: int) -> int:
         """Take notice that the first so many requests are done in so many batches; return how many are new in that."""
@@ -221,11 +234,3 @@ class LeasedBlocks:
             for cache in self.extractor.caches:
                 cache.mark_unreadable(self.unreadable)
             self.unreadable = {}
-
-
-def _holds(path: str, key: str) -> bool:
-    """Return whether a file is there and holds the bytes of a key."""
-    try:
-        return key_of_file(path) == key
-    except OSError:
-        return False

@@ -28,6 +28,7 @@ from stages.network.memory_format import to_channels_last
 from stages.network.module_paths import has_prefix
 from stages.network.reinit import reinit_parameters
 from stages.network.stochastic_depth import set_stochastic_depth
+from stages.runtime.float32 import float32_products
 from stages.runtime.norm_layers import NORM_LAYERS
 from stages.tasks.base import Task
 from stages.training.losses import Output, logits_of
@@ -252,13 +253,13 @@ class TransferModel:
     def logits_of(self, rows: Tensor) -> list[Tensor]:
         """Return the outputs, as the task takes them, for what `rows` gave, then that."""
         self.model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), float32_products():
             return [logits_of(self.model.head(rows)), rows]
 
     def answer(self, rows: SampleImages, task: Task) -> Tensor:
         """Return what the task makes of the outputs for samples of several images, of what `rows` gave, on the CPU."""
         self.model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), float32_products():
             activated = task.activate(self.model.answer(rows.to(next(self.model.parameters()).device)))
         assert isinstance(activated, Tensor)
         return activated.cpu()

@@ -36,7 +36,7 @@ from stages.fitting.linear_models import (
 )
 from stages.fitting.standardize import Scaling, safe_std
 from stages.network.heads.linear import LinearHead
-from stages.runtime.device import tf32
+from stages.runtime.float32 import float32_products
 
 _BLOCK_BYTES = 256 << 20
 """Scores of all models, or converted rows, that there are at a time."""
@@ -340,7 +340,7 @@ class _ScoreProducts:
 
     def __call__(self, rows: Tensor, inverse_lengths: Tensor | None) -> Tensor:
         """Return scores [n, b, k] of converted rows [n, d]; the lengths are those of all, [n, 1]."""
-        with tf32(allowed=len(self._products) > 1):
+        with float32_products(tf32=len(self._products) > 1):
             scores = torch.addmm(self._constant, rows, self._products[0].T)
             for product in self._products[1:]:
                 scores.addmm_(rows, product.T)
@@ -376,7 +376,7 @@ class _Objective:
             if lengths is not None:
                 slopes[:, batch.plain :].mul_(lengths[:, :, None])
                 by_offset += slopes.sum(dim=0)
-            with tf32(allowed=models.in_tf32):
+            with float32_products(tf32=models.in_tf32):
                 products.flatten(0, 1).addmm_(slopes.flatten(1).T, rows)
         by_offset = by_bias if scaled_lengths is None else by_offset
         counts = models.targets.counts[batch.folds].to(bias.dtype)[:, None]

@@ -41,6 +41,7 @@ from stages.fitting.torch_heads import fit_torch_head
 from stages.network.heads.base import Head, vector_width
 from stages.network.heads.registry import recipe_of_head
 from stages.network.map_layout import MapLayout
+from stages.runtime.float32 import float32_products
 from stages.tasks.base import Statistics, Task, find_metric
 from stages.training.evaluation import evaluate_loss, predict
 from stages.training.history import Epoch
@@ -151,6 +152,7 @@ def train_foldable_head(name: HeadName, problem: FitProblem) -> tuple[HeadResult
     return _train(name, replace(problem, compared=True))
 
 
+@float32_products()
 def _train(name: HeadName, problem: FitProblem) -> tuple[HeadResult, Callable[[], OutOfFold | None]]:
     kind, fit = find_head(name), get_fit(name)
     require_head_for(name, problem.task, problem.train.row_shape, bags=problem.bags, maps=problem.maps)
@@ -184,7 +186,8 @@ def _train(name: HeadName, problem: FitProblem) -> tuple[HeadResult, Callable[[]
         validated.activated,
         validated.statistics,
     )
-    return result, fitted.fold or partial(nested, lambda rows: fit_rows(rows).head, problem)
+    fold = fitted.fold or partial(nested, lambda rows: fit_rows(rows).head, problem)
+    return result, float32_products()(fold)
 
 
 class _Validated(NamedTuple):
@@ -311,6 +314,7 @@ def require_classes_to_balance(task: Task, labels: NDArray[Any], options: HeadCo
         )
 
 
+@float32_products()
 def head_probabilities(module: nn.Module, rows: NDArray[Any] | AnyFeatureRows, task: Task) -> NDArray[np.float32]:
     """Return what a head says of cached features [n, *row_shape], as the task reads it: probabilities or values."""
     blocks: Iterable[Tensor]

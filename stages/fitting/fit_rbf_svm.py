@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC
 
+from cache.errors import UsageError
 from stages.fitting.folds import Selection
 from stages.fitting.grid_search import fit_along_path
 from stages.fitting.linear_models import PREPARED_FROM, LinearModel, LinearModelFactory
@@ -23,18 +27,23 @@ from stages.fitting.standardize import ScaledRows, Scaling
 from stages.fitting.symmetric import eigendecomposed
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
-from stages.runtime.device import product_device
+from stages.runtime.device import free_memory, product_device
 from stages.runtime.products import product, squared_distances
 from stages.tasks.base import Task
 from stages.tasks.temperature import ABSENT_CLASS_SCORE
 
 _CPU = torch.device("cpu")
 
+_LOG = logging.getLogger("cutonce")
+
 KERNEL_UP_TO = 10_000
 """Rows up to which every row is compared with every other: the time grows with their square."""
 
 C_RATIO = 1000
 """Kernel machines want weaker regularisation than linear models: they try so many times the values of C."""
+
+FEWEST_LANDMARKS = 100
+"""Rows that all others are compared with at the least, where memory has no room for more."""
 
 _COMPARED_UP_TO = 4000
 """Rows up to which all are compared with all before any machine is fitted."""
@@ -55,13 +64,106 @@ _SHORTEST = 1e-30
 )
 def fit_rbf(problem: FitProblem) -> HeadFit:
     """Support vector machine with a radial kernel."""
+    count, partly_known = len(problem.labels), problem.labels.ndim > 1 and bool(np.isnan(problem.labels).any())
+    room = _room(problem)
+    exact_up_to, landmarks = compared_within(room, count, problem.config.nystroem_components, partly_known=partly_known)
+    said = _said(problem, exact_up_to, landmarks)
 
     def make_of(center: NDArray[np.float32]) -> RBFSVMFactory:
-        landmarks = problem.config.nystroem_components
-        device = product_device(problem.device, len(problem.labels) ** 2 * len(center))
-        return RBFSVMFactory(problem.task, center, problem.seed, landmarks, problem.balanced, device)
+        device = product_device(problem.device, count**2 * len(center))
+        return RBFSVMFactory(
+            *(problem.task, center, problem.seed, landmarks, problem.balanced, device),
+            exact_up_to=exact_up_to,
+            partly_known=partly_known,
+            room=room,
+        )
 
-    return fit_along_path(problem, make_of, calibrate=True)
+    fitted = fit_along_path(problem, make_of, calibrate=True)
+    if fitted.finish is not None:
+        finish = fitted.finish
+        return replace(fitted, finish=lambda: _with_settings(finish(), said))
+    return _with_settings(fitted, said)
+
+
+def _room(problem: FitProblem) -> int:
+    """Return the bytes that kernels may take: what `max_memory_gb` leaves beside the rows, or half of what is free."""
+    if problem.config.max_memory_gb is None:
+        return free_memory(_CPU) // 2
+    features = sum(part.features.nbytes for part in problem.in_memory)
+    return max(int(problem.config.max_memory_gb * 1e9) - features, 0)
+
+
+def compared_within(room: int, count: int, landmarks: int, *, partly_known: bool = False) -> tuple[int, int]:
+    """Return up to how many rows all are compared with all, and how many landmarks the others are compared with.
+
+    Parameters
+    ----------
+    room : int
+        Bytes that may be taken beside the rows.
+    count : int
+        Rows of train and validation: where these are not all compared with all, those of a fold are not.
+    landmarks : int
+        Wanted.
+    partly_known : bool
+        Whether labels are not known of all rows.
+
+    Raises
+    ------
+    UsageError
+        If there is room for next to no landmarks.
+    """
+    exact_up_to = min(KERNEL_UP_TO, math.isqrt(room // _kernel_bytes(1, partly_known=partly_known)))
+    if exact_up_to < count <= KERNEL_UP_TO:
+        exact_up_to = 0
+    if count <= exact_up_to:
+        return exact_up_to, landmarks
+    # count * a * L + b * L**2 <= room
+    each, square = _map_bytes(count, 1) - _map_bytes(0, 1), _map_bytes(0, 1)
+    found = int((math.sqrt(each**2 + 4 * square * room) - each) / (2 * square))
+    fewest = min(landmarks, FEWEST_LANDMARKS, count)
+    if found < fewest:
+        raise UsageError(
+            f"`head` rbf compares {count:,} rows with at least {fewest} of them, which takes "
+            f"{_map_bytes(count, fewest) / 1e9:.2g} GB beside the rows, and `max_memory_gb` leaves {room / 1e9:.2g}: "
+            "allow more, or take a linear head"
+        )
+    return exact_up_to, min(landmarks, found)
+
+
+def _said(problem: FitProblem, exact_up_to: int, landmarks: int) -> dict[str, Any]:
+    """Return what want of memory makes otherwise, as settings, and say it; nothing where there is enough."""
+    count, wanted = len(problem.labels), problem.config.nystroem_components
+    if count <= exact_up_to or (count > KERNEL_UP_TO and landmarks == wanted):
+        return {}
+    takes = _kernel_bytes(count) if count <= KERNEL_UP_TO else _map_bytes(count, wanted)
+    compared = "each other" if count <= KERNEL_UP_TO else f"{wanted:,} of them"
+    _say_once(
+        f"rbf: to compare {count:,} rows with {compared} takes {takes / 1e9:.2g} GB, more than `max_memory_gb` leaves: "
+        f"they are compared with {landmarks:,} of them"
+    )
+    return {"landmarks": landmarks}
+
+
+@cache
+def _say_once(message: str) -> None:
+    _LOG.info(message)
+
+
+def _with_settings(fitted: HeadFit, said: dict[str, Any]) -> HeadFit:
+    return replace(fitted, settings=fitted.settings | said)
+
+
+def _kernel_bytes(count: int, *, partly_known: bool = False) -> int:
+    """Return what the kernel of so many rows takes while it is made, and then with what libsvm keeps.
+
+    It is float64 and made of float32; of labels that are not known of all rows, each has a copy of its part.
+    """
+    return count**2 * (12 + (8 if partly_known else 0))
+
+
+def _map_bytes(count: int, landmarks: int) -> int:
+    """Return what rows take as Nystroem's method sees them, float32, and once more, and the roots that make them so."""
+    return 8 * count * landmarks + 96 * landmarks**2
 
 
 @dataclass(frozen=True)
@@ -77,10 +179,16 @@ class RBFSVMFactory:
     seed : int
         Of the landmarks.
     landmarks : int
-        Rows that the others are compared with, where there are more than `KERNEL_UP_TO`.
+        Rows that the others are compared with, where there are more than `exact_up_to`.
     balanced : bool
     device : torch.device
         Where rows are compared.
+    exact_up_to : int
+        Rows that are compared with each other.
+    partly_known : bool
+        Whether labels are not known of all rows.
+    room : int or None
+        Bytes that machines may take together beside their rows; None where there is enough.
     distances : ndarray of float32 [n, n] or None
         Squared distances of all rows, as they are, for machines that see some of them so.
     """
@@ -91,21 +199,26 @@ class RBFSVMFactory:
     landmarks: int
     balanced: bool = False
     device: torch.device = _CPU
+    exact_up_to: int = KERNEL_UP_TO
+    partly_known: bool = False
+    room: int | None = None
     distances: NDArray[np.float32] | None = None
 
     def prepared(self, rows: NDArray[np.float32], scalings: Sequence[Scaling]) -> RBFSVMFactory:
         """Return it with the distances of the rows, where comparing them in each fold would cost more."""
         if rows.size < PREPARED_FROM or len(rows) > _COMPARED_UP_TO:
             return self
-        if "none" not in scalings or self.distances is not None:
+        if "none" not in scalings or self.distances is not None or len(rows) > self.exact_up_to:
+            return self
+        if self.room is not None and 16 * len(rows) ** 2 > self.room:  # beside the kernel that is made of them
             return self
         return replace(self, distances=_squared_distances(rows, rows, self.device))
 
     def bytes_beside_rows(self, count: int) -> int:
-        """Return what the kernel of so many rows takes, in float64 and, while it is made, in float32; or their map."""
-        if count > KERNEL_UP_TO:
-            return count * self.landmarks * np.dtype(np.float32).itemsize
-        return count**2 * (np.dtype(np.float64).itemsize + np.dtype(np.float32).itemsize)
+        """Return what the kernel of so many rows takes, or their map."""
+        if count > self.exact_up_to:
+            return _map_bytes(count, self.landmarks)
+        return _kernel_bytes(count, partly_known=self.partly_known)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is prepared: where the rows are, it is quickly made again."""
@@ -119,7 +232,7 @@ class RBFSVMFactory:
         places: Selection | None = None,
     ) -> ExactRBFSVM | NystroemModel:
         """Return the machine, not yet fitted."""
-        if len(rows) > KERNEL_UP_TO:
+        if len(rows) > self.exact_up_to:
             return NystroemModel(self, scaling, rows, labels)
         return ExactRBFSVM(self, scaling, rows, labels, places)
 
@@ -236,14 +349,15 @@ class ExactRBFSVM:
         self.rows, self.labels = self.scaler(rows), labels
         known = places is not None and scaling == "none" and factory.distances is not None
         self._places = places if known else None
-        self.kernel = self._kernel(self.rows, self._places)
+        self.kernel: NDArray[np.float64] | None = self._kernel(self.rows, self._places)
         self.sides, constants = _sides(labels, factory.task.out_features)
         self.learned = [number for number, side in enumerate(self.sides) if side is not None]
         self.constants = constants
         self._compared: tuple[NDArray[np.float32], NDArray[np.float64]] | None = None
 
     def fit(self, c: float, *, final: bool = False) -> None:
-        """Fit with a value of C (times `C_RATIO`)."""
+        """Fit with a value of C (times `C_RATIO`); a `final` fit is the last, and lets go of the kernel."""
+        assert self.kernel is not None, "the last fit is done"
         weights = "balanced" if self.factory.balanced else None
         self.support = np.zeros((len(self.rows), self.factory.task.out_features))
         self.bias = self.constants.copy()
@@ -256,22 +370,30 @@ class ExactRBFSVM:
             machine.fit(kernel, side[known] > 0)
             self.support[known[machine.support_], number] = machine.dual_coef_[0]
             self.bias[number] = machine.intercept_[0]
+        if final:
+            self.kernel = None
 
     def scores(self, rows: NDArray[np.float32], places: Selection | None = None) -> NDArray[np.float32]:
         """Return the scores of all classes, float32 [n, classes], for rows less the centre.
 
         The same array scored for another value of C is not compared with the rows again.
         """
-        if self._compared is None or self._compared[0] is not rows:
-            self._compared = rows, self._kernel(self.scaler(rows), places)
-        return np.asarray(self._compared[1] @ self.support + self.bias, dtype=np.float32)
+        compared = self._compared
+        if compared is None or compared[0] is not rows:
+            compared = rows, self._kernel(self.scaler(rows), places)
+        self._compared = None if self.kernel is None else compared
+        return np.asarray(compared[1] @ self.support + self.bias, dtype=np.float32)
 
     def _kernel(self, rows: NDArray[np.float32], places: Selection | None) -> NDArray[np.float64]:
         """Return the kernel of scaled rows with those of the machine, as libsvm takes it: float64, or it copies it."""
         if self._places is None or places is None:
             return _of_distances(_squared_distances(rows, self.rows, self.factory.device), self.scaler.gamma)
-        assert self.factory.distances is not None
-        return _of_distances(self.factory.distances[places][:, self._places], self.scaler.gamma)
+        known = self.factory.distances
+        assert known is not None
+        distances = known[places][:, self._places]
+        if np.may_share_memory(distances, known):  # which others are still to see
+            distances = distances.copy()
+        return _of_distances(distances, self.scaler.gamma)
 
     def head(self, temperature: float = 1.0) -> RBFHead:
         """Return scaling and machines as one head that holds the rows it needs."""
@@ -332,7 +454,8 @@ def _squared_distances(
 
 
 def _of_distances(distances: NDArray[np.float32], gamma: float) -> NDArray[np.float64]:
-    return np.asarray(torch.from_numpy(distances).mul(-gamma).exp_().double().numpy())
+    """Return the kernel of squared distances, which are no more afterwards."""
+    return np.asarray(torch.from_numpy(distances).mul_(-gamma).exp_().double().numpy())
 
 
 def _eigenvector_root(kernel: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -31,6 +31,7 @@ from stages.fitting.standardize import ScaledRows, Scaling
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.runtime.device import free_memory
+from stages.runtime.float32 import float32_products
 from stages.runtime.threads import one_thread_per_fit, single_thread_pool, usable_cores
 from stages.tasks.base import Task
 from stages.tasks.temperature import ABSENT_CLASS_SCORE, fit_temperature
@@ -85,6 +86,10 @@ class Model(Protocol):
 
 class MakeModel(Protocol):
     """What makes models of rows. It must be possible to pickle it."""
+
+    @property
+    def room(self) -> int | None:
+        """Bytes that models may take together beside their copies of rows; None where that is next to nothing."""
 
     def __call__(
         self, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[Any], places: Selection | None = None
@@ -259,7 +264,7 @@ class HostFits:
         """Return the models of a setting: side by side where a fit has one core, else each from where one ended."""
         if self.rows.size < _SHARED_FROM:
             labels = [self.labels[selection] for selection in selections]
-            count = _jobs(self.rows, labels, len(selections), self.grid.make.bytes_beside_rows)
+            count = _jobs(self.rows, labels, len(selections), self.grid.make)
             with one_thread_per_fit(), single_thread_pool(count, "refit") as pool:
                 models = pool.map(partial(_fitted, self.grid.make, setting, self.rows, self.labels, state), selections)
                 return [_HostModel(model, self.rows) for model in models]
@@ -273,7 +278,7 @@ class HostFits:
     def out_of_fold(self, settings: Sequence[Setting], folds: Sequence[Fold]) -> list[NDArray[np.float32]]:
         """Return the scores of the rows that each fold leaves out."""
         labels = [self.labels[fitted] for fitted, _ in folds]
-        jobs = _jobs(self.rows, labels, len(folds), self.grid.make.bytes_beside_rows)
+        jobs = _jobs(self.rows, labels, len(folds), self.grid.make)
         with one_thread_per_fit():
             return list(
                 Parallel(n_jobs=jobs, prefer="threads")(
@@ -307,7 +312,7 @@ class _HostModel:
 @contextmanager
 def _as_one_task() -> Iterator[None]:
     """Fit on one thread where joblib has sent the task, and send no part of it on, as scikit-learn itself would."""
-    with one_thread_per_fit(), parallel_config("sequential"):
+    with one_thread_per_fit(), parallel_config("sequential"), float32_products():
         yield
 
 
@@ -611,18 +616,21 @@ def _hold_out(
             for value, score, state, _ in _fit_path(model, grid, *held_out, places=scored):
                 result.candidates.append({"C": value, "scaler": scaling, "score": score})
                 result.states[scaling, value] = state
+            del model  # before there is another one
         return
     subset, subset_labels = train[part], train_labels[part]
     for scaling in grid.scalings:
         model = grid.make(scaling, subset, subset_labels)
         for value, score, _, _ in _fit_path(model, grid, *held_out):
             result.candidates.append({"C": value, "scaler": scaling, "score": score, "rows": len(part)})
-    del model, subset
+        del model
+    del subset
     for scaling, start in surviving_scalers(grid, result.candidates).items():
         model = grid.make(scaling, train, train_labels)
         for value, score, state in _hill_climb(model, grid, grid.values.index(start), *held_out):
             result.candidates.append({"C": value, "scaler": scaling, "score": score})
             result.states[scaling, value] = state
+        del model
 
 
 def refit_best(
@@ -661,24 +669,27 @@ def _jobs(
     rows: NDArray[np.float32],
     fitted: Sequence[NDArray[Any]],
     count: int,
-    beside: Callable[[int], int] = lambda _: 0,
+    make: MakeModel | None = None,
 ) -> int:
     """Return how many of `count` fits of a search go side by side.
 
     Each fit copies its rows, and a kernel machine compares them all. Many cores with little memory, as a process may be
     given of a large machine, would be out of it where few are not: unless one takes more, they take half of what is
-    free, or `FITTING_BYTES` if that is more.
+    free, or `FITTING_BYTES` if that is more, and beside their rows no more than they have room for.
 
     Parameters
     ----------
     rows : ndarray of float32 [n, d]
     fitted : sequence of ndarray
         The labels of the rows that are fitted to at a time.
-    beside : callable
-        What a fit to so many rows takes beside them, in bytes.
+    make : callable, optional
+        What makes the models that are fitted; if left out, they take nothing beside their rows.
     """
     most = max(map(len, fitted), default=0)
-    largest = rows[:1].nbytes * most + beside(most)
+    beside = 0 if make is None else make.bytes_beside_rows(most)
+    largest = rows[:1].nbytes * most + beside
+    if make is not None and make.room is not None:
+        count = fits_side_by_side(beside, count, make.room)
     return fits_side_by_side(largest, count, max(FITTING_BYTES, free_memory(torch.device("cpu")) // 2))
 
 
@@ -701,7 +712,7 @@ def _cross_validated(
     paths = {(scaling, fold): FoldPath(scaling) for scaling in grid.scalings for fold in folds}
     means: dict[Scaling, list[float]] = {}
     unfinished = list(paths)
-    jobs = _jobs(rows, [labels[fitted] for fitted, _ in cv.splits], len(paths), grid.make.bytes_beside_rows)
+    jobs = _jobs(rows, [labels[fitted] for fitted, _ in cv.splits], len(paths), grid.make)
     while unfinished:
         furthest = {scaling: max(len(paths[scaling, fold].scores) for fold in folds) for scaling in grid.scalings}
         walked = Parallel(n_jobs=jobs, prefer="threads")(

@@ -22,6 +22,7 @@ from stages.fitting.depths import best_scores
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import get_fit
 from stages.fitting.problem import FitProblem
+from stages.runtime.float32 import float32_products
 
 SHARE = 4
 """One in so many rows is in the second rung."""
@@ -55,6 +56,7 @@ def ranked_settings(candidates: Sequence[Mapping[str, Any]]) -> list[DepthSettin
     return sorted(scores, key=lambda setting: -scores[setting])
 
 
+@float32_products()
 def halve(name: str, problem: FitProblem, settings: Sequence[DepthSetting]) -> list[DepthSetting]:
     """Return the better half of some settings, as ranked by a head on a part of the rows.
 

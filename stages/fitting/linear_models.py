@@ -197,6 +197,8 @@ class LinearModelFactory:
         Whether all classes weigh the same, or rows with a label and those without, whatever their numbers.
     preconditioners : mapping of {"none", "standard", "l2"} to Preconditioner
         For models on any part of the rows; where there is none, a model makes its own.
+    room : None
+        They take next to nothing beside their rows.
     """
 
     loss: Loss
@@ -204,6 +206,7 @@ class LinearModelFactory:
     center: NDArray[np.float32]
     balanced: bool = False
     preconditioners: Mapping[Scaling, Preconditioner] = field(default_factory=dict)
+    room: None = None
 
     def prepared(self, rows: NDArray[np.float32], scalings: Sequence[Scaling]) -> LinearModelFactory:
         """Return it with preconditioners of rows [n, d] under some scalings, where making one for each model costs."""

@@ -22,6 +22,7 @@ from stages.fitting.problem import FitProblem, PixelTargets, full_batches_of_vie
 from stages.network.heads.base import Head
 from stages.network.heads.map_head import MapHead, resized
 from stages.runtime.device import supports_bf16, uploaded
+from stages.runtime.float32 import float32_products
 from stages.runtime.seeding import epoch_seed
 from stages.tasks.base import Statistics, Task, TensorBatch, find_metric
 from stages.training.config import TrainConfig
@@ -109,6 +110,7 @@ class MapHeadTraining:
         )
         self._epoch, self._loss_sum, self._seen = 0, 0.0, 0
 
+    @float32_products(tf32=True)  # as torch has convolutions by itself: they are nearly all of the time
     def train_epoch(self, epoch: int) -> None:
         """Show the head the full batches of an epoch."""
         self._epoch, self._loss_sum, self._seen = epoch, 0.0, 0
@@ -142,6 +144,7 @@ class MapHeadTraining:
             selection -= _BELOW_ALL
         return [Validation(loss / len(val), score, selection)]
 
+    @float32_products(tf32=True)
     @torch.no_grad()
     def validated(self) -> tuple[float, Statistics | None]:
         """Return the loss on the thinned masks of validation, summed, and what the task keeps of each; None if lost."""
@@ -227,7 +230,7 @@ def _activated(
     device = next(head.parameters()).device
     for indices, block in _few(rows, _STEP_IMAGES):
         places = rows.labels[indices]
-        with torch.no_grad():
+        with torch.no_grad(), float32_products():
             logits = head(torch.from_numpy(block).to(device).float())
         for part in _parts(masks.shapes(places), task.out_features):
             targets = task.collate([torch.from_numpy(mask) for mask in masks.full(places[part])])
@@ -256,6 +259,7 @@ def activated_at(logits: Tensor, shapes: Sequence[tuple[int, ...]], masks: Pixel
     return tuple(task.activate(part[None], [shape])[0] for part, shape in zip(seen, shapes, strict=True))
 
 
+@float32_products()
 def predicted_masks(
     head: nn.Module, rows: NDArray[Any], places: NDArray[np.int64], masks: PixelTargets, task: Task
 ) -> list[NDArray[np.uint8]]:

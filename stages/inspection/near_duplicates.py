@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.inspection.nearest_neighbors import Neighbors, UnitFeatures, equal_pairs, merge_groups
+from stages.runtime.float32 import float32_products
 from stages.runtime.products import linear
 
 THRESHOLD = 0.98
@@ -60,6 +61,7 @@ class NearDuplicate:
     leakage: bool
 
 
+@float32_products()
 def find_duplicates(
     directions: UnitFeatures, neighbors: Neighbors, threshold: float, keys: list[str], splits: list[str]
 ) -> list[NearDuplicate]:

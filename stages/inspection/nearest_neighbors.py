@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.runtime.connected_groups import connected_groups
+from stages.runtime.float32 import float32_products
 from stages.runtime.products import linear
 from stages.runtime.progress import progress
 from stages.runtime.topk import merge_topk
@@ -76,6 +77,7 @@ class Neighbors:
         return self.distances[:, -1]
 
 
+@float32_products()
 def find_neighbors(directions: UnitFeatures, count: int, threshold: float, block_rows: int = BLOCK_ROWS) -> Neighbors:
     """Return the `count` nearest neighbours of every sample (all others, where there are fewer).
 
@@ -112,6 +114,7 @@ def find_neighbors(directions: UnitFeatures, count: int, threshold: float, block
     return Neighbors(indices.cpu().numpy(), distances, groups)
 
 
+@float32_products()
 def nearest_rows(
     queries: NDArray[Any], directions: UnitFeatures, count: int, block_rows: int = BLOCK_ROWS
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -19,6 +19,7 @@ from stages.fitting.grid_search import cross_val_proba
 from stages.fitting.linear_models import LinearModelFactory
 from stages.fitting.problem import FitProblem
 from stages.fitting.ridge import RidgeFits
+from stages.runtime.float32 import float32_products
 from stages.tasks.base import Task
 from stages.tasks.temperature import fit_temperature
 
@@ -33,6 +34,7 @@ RIDGE_REGULARISATION = tuple(np.geomspace(1e-6, 1, 25).tolist())
 """The same for ridge, which costs nothing more for more of them."""
 
 
+@float32_products()
 def out_of_fold_probabilities(
     features: NDArray[Any],
     labels: NDArray[np.int64],
@@ -79,6 +81,7 @@ def out_of_fold_probabilities(
     return cross_val_proba(make_of, REGULARISATION, features, labels, _folds(labels, seed, groups))
 
 
+@float32_products()
 def out_of_fold_outputs(
     features: NDArray[Any], targets: NDArray[Any], task: Task, seed: int, groups: NDArray[np.int64]
 ) -> NDArray[np.float32] | None:

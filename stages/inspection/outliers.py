@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from stages.inspection.nearest_neighbors import BLOCK_ROWS, UnitFeatures
+from stages.runtime.float32 import float32_products
 from stages.runtime.products import linear
 from stages.runtime.progress import progress
 from stages.runtime.topk import merge_topk
@@ -55,6 +56,7 @@ class Outliers:
         return len(self.indices)
 
 
+@float32_products()
 def distances_to_neighbor(directions: UnitFeatures, seed: int, references: int = REFERENCES) -> NDArray[np.float32]:
     """Return the distance, 1 - cosine, of every sample to its k-th nearest neighbour, float32 [n].
 

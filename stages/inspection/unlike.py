@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from cache.atomic_write import write_atomically
 from cache.errors import DataError
+from stages.runtime.float32 import float32_products
 from stages.runtime.products import linear
 from stages.runtime.tensor_files import load_tensors
 
@@ -78,6 +79,7 @@ class UnlikeDetector:
         rank = min(math.ceil((len(distances) + 1) * (1 - MARKED)), len(distances))
         return cls(detector.references, float(distances[rank - 1]))
 
+    @float32_products()
     def distances(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the distance of each row of [n, d] to its k-th nearest reference, float32 [n]."""
         nearest = math.ceil(NEIGHBORS * len(self.references))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -98,34 +95,6 @@ def compute_deterministically() -> None:
     torch.use_deterministic_algorithms(True)
     # nothing here reads what was not written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-@contextmanager
-def tf32(*, allowed: bool) -> Iterator[None]:
-    """Have convolutions and matrix products round their factors, or not; what was set before is put back afterwards.
-
-    The settings are the whole process's, so this is for one thread at a time: a GPU has one that feeds it.
-    """
-    before = [*_tf32_settings(torch.backends.cudnn), *_tf32_settings(torch.backends.cuda.matmul)]
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
-
-
-def _tf32_settings(backend: Any) -> list[tuple[Any, str, Any]]:
-    """Return what is set of a backend: the objects, their attributes and the values.
-
-    From torch 2.9 on there are two names for it. Who has used the newer one alone, as a notebook may have, leaves the
-    older one unreadable.
-    """
-    try:
-        return [(backend, "allow_tf32", backend.allow_tf32)]
-    except RuntimeError:
-        parts = [backend.conv, backend.rnn] if hasattr(backend, "conv") else [backend]
-        return [(part, "fp32_precision", part.fp32_precision) for part in parts]
 
 
 def to_device(targets: Tensor, device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 
 from pipeline import run_layout
-from pipeline.run_layout import files_of_methods, files_of_seeds, run_of, seed_dir, seed_of
+from pipeline.run_layout import files_of_seeds, methods_with, run_of, seed_dir, seed_of
 
 PIPELINE = Path(run_layout.__file__).parent
 
@@ -14,7 +14,7 @@ def test_folders_of_seeds_are_found_again_in_the_order_of_the_seeds(tmp_path):
         (method / run_layout.RESULT).touch()
         (method.parent / run_layout.MANIFEST).touch()
     assert [seed_of(path.parent) for path in files_of_seeds(tmp_path, run_layout.MANIFEST)] == [0, 2, 10]
-    results = files_of_methods(tmp_path, run_layout.RESULT)
+    results = methods_with(tmp_path, run_layout.RESULT)
     assert {seed_of(path.parent.parent) for path in results} == {0, 2, 10}
     assert {run_of(path.parent) for path in results} == {tmp_path}
 

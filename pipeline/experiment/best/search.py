@@ -338,7 +338,7 @@ def search_trials(search: Search, budget: Budget, renew: Callable[[Search], None
                     continue
             if _failed_before(search, trial) and number <= budget.trials:
                 continue
-            discard_half(search.about.directory / trial.folder)  # of a command that was killed
+            discard_half(search.about.directory / trial.folder)  # of a command of a version before
             try:
                 estimate = trial.seconds(search)
             except CutonceError as error:  # a network that takes no other size, or is not there
@@ -374,7 +374,6 @@ def _run(search: Search, budget: Budget, number: int, trial: Trial) -> None:
             result = trial.run(search)
     except (CutonceError, KeyboardInterrupt) as error:
         took = budget.elapsed - began
-        discard_half(search.about.directory / trial.folder)
         if isinstance(error, KeyboardInterrupt):
             record_trial(search, replace(record, seconds=took, at=search.earlier + budget.elapsed))
             raise
@@ -446,7 +445,7 @@ def record_trial(search: Search, record: TrialRecord) -> None:
 def discard_half(directory: Path) -> None:
     """Take away what there is of a method whose model is not complete: it could be chosen, and could not predict.
 
-    Where there was no room for the rest, it is in the way of what comes next. What goes on with a training stays.
+    Versions before wrote a method file by file. What goes on with a training stays.
     """
     if (directory / MODEL_CARD).exists():
         return

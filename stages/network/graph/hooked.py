@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from stages.network.graph.cuts import Cut, CutGraph, Layout, is_grid, layout_of
 from stages.network.graph.fake_tensors import PeakMemoryMode
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trace import UntraceableError, in_mode
-from stages.network.graph.trunk import FrozenModule, Precision
+from stages.network.graph.trunk import FrozenModule, InPrecision, Precision
 from stages.network.image_channels import channels_of
 from stages.runtime.seeding import fixed_seed
 
@@ -160,14 +160,13 @@ class HookedTrunk(FrozenModule):
         outputs: dict[str, torch.Tensor] = {}
         _captured.outputs = outputs
         try:
-            with self.computing():
-                self.network(self.received(images))
+            self.network(self.received(images))
         finally:
             del _captured.outputs
         return tuple(pool(outputs[name].float()) for name, pool in zip(self._names, self.pools, strict=True))
 
 
-class JoinedTrunk(nn.Module):
+class JoinedTrunk(InPrecision):
     """What a trunk gives at several taps, one after the other in one row: (float32 [b, D],).
 
     Attributes
@@ -182,6 +181,10 @@ class JoinedTrunk(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.precision, self.arithmetic = trunk.precision, trunk.arithmetic
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Return the context in which it computes."""
+        return self.trunk.computing()
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the rows of normalised images, float32 [b, 3, S, S]."""

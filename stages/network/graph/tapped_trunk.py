@@ -76,8 +76,7 @@ class TappedTrunk(FrozenModule):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the rows, (float32 [b, D],), of normalised images, float32 [b, 3, S, S]."""
-        with self.computing():
-            return (torch.cat(self.network(self.received(images)), dim=1),)
+        return (torch.cat(self.network(self.received(images)), dim=1),)
 
 
 class PooledTensor(nn.Module):

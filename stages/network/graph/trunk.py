@@ -22,7 +22,8 @@ from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.fused_convolutions import can_fuse, fuse_convolutions
 from stages.network.graph.pooling import Pool
 from stages.network.memory_format import to_channels_last
-from stages.runtime.device import described, free_memory, supports_bf16, tf32
+from stages.runtime.device import described, free_memory, supports_bf16
+from stages.runtime.float32 import float32_products
 from stages.runtime.products import take_quick_products
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -41,7 +42,20 @@ def precision_of(arithmetic: str) -> Precision | None:
 _SHARE_OF_FREE_MEMORY = 1 / 8
 
 
-class FrozenModule(nn.Module):
+class InPrecision(nn.Module):
+    """What computes in a precision, which is set around what torch has compiled, and not by it."""
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Return the context in which it computes."""
+        raise NotImplementedError
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Compute in the precision."""
+        with nullcontext() if torch.compiler.is_compiling() else self.computing():
+            return super().__call__(*inputs)
+
+
+class FrozenModule(InPrecision):
     """What all trunks are: never trained, in one precision, on one device, with its channels last.
 
     Attributes
@@ -87,8 +101,9 @@ class FrozenTrunk(FrozenModule):
 
     ``fp32``
         float32 throughout. On NVIDIA GPUs torch lets convolutions (cuDNN) round their factors to TF32's 10 bits unless
-        told otherwise, and matrix products not. Here neither may, so that a feature is the same to within float32
-        rounding on every device; for speed there are the others, which use the same tensor cores.
+        told otherwise, and matrix products not; told so, it rounds on a CPU, too. Here none may, so that a feature is
+        the same to within float32 rounding on every device; for speed there are the others, which use the same tensor
+        cores.
     ``tf32``
         float32 with factors rounded to 10 bits, on NVIDIA's GPUs from Ampere on: convolutions and matrix products.
     ``bf16``
@@ -144,11 +159,10 @@ class FrozenTrunk(FrozenModule):
         """Return the pooled rows of each tap, float32 [b, *pool.shape], of normalised images, float32 [b, 3, S, S]."""
         x = self.received(images)
         rows: dict[int, torch.Tensor] = {}
-        with self.computing():
-            for depth, section in enumerate(self.sections):
-                x = section(x)
-                taps = [tap for tap, tapped in enumerate(self._depths) if tapped == depth]
-                rows.update({tap: self.pools[tap](x.float()) for tap in taps})
+        for depth, section in enumerate(self.sections):
+            x = section(x)
+            taps = [tap for tap, tapped in enumerate(self._depths) if tapped == depth]
+            rows.update({tap: self.pools[tap](x.float()) for tap in taps})
         return tuple(rows[tap] for tap in range(len(self.pools)))
 
 
@@ -156,8 +170,8 @@ def computing(precision: Precision, device: torch.device) -> AbstractContextMana
     """Return the context in which a network computes in this precision."""
     if precision == "fp16":
         return torch.autocast(device.type, torch.float16)
-    if precision in ("fp32", "tf32") and device.type == "cuda":
-        return tf32(allowed=precision == "tf32")
+    if precision in ("fp32", "tf32"):
+        return float32_products(tf32=precision == "tf32")
     return nullcontext()
 
 

@@ -327,14 +327,16 @@ def test_predict_searches_folders_and_lists_what_it_cannot_read(finished, capsys
     assert "broken.jpg" in out
 
 
-def test_a_training_that_stops_while_it_replaces_another_leaves_no_model_of_either(
+def test_a_training_that_stops_while_it_replaces_another_leaves_that_as_it_was(
     photographs, capsys, tmp_path, monkeypatch
 ):
-    """Or the earlier command would be told that the later one's result is its own."""
+    """And nothing of its own, or the earlier command would be told that the later one's result is its own."""
     common = ["--data", photographs, *SMALL, "--cache", tmp_path / "cache"]
     first = ["train", *common, "--head", "logistic", "--c-values", "0.01", "--out", tmp_path / "run"]
     assert call(capsys, "extract", *common)[0] == 0
     assert call(capsys, *first)[0] == 0
+    method = tmp_path / "run" / "seed-0" / "linear-logistic"
+    before = {path.name: path.read_bytes() for path in method.iterdir()}
 
     def disk_full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -343,8 +345,9 @@ def test_a_training_that_stops_while_it_replaces_another_leaves_no_model_of_eith
         patched.setattr("pipeline.experiment.head_methods.save_model", disk_full)
         code, _, err = call(capsys, *first[:-4], "--c-values", "10", *first[-2:], "--overwrite")
         assert (code, "No space left" in err) == (1, True)
+    assert {path.name: path.read_bytes() for path in method.iterdir()} == before
     code, out, _ = call(capsys, *first)
-    assert (code, "already trained" in out) == (0, False)
+    assert (code, "already trained" in out) == (0, True)
 
 
 def test_layers_lists_every_cut(capsys):

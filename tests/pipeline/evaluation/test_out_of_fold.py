@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from cache.errors import DataError
+from pipeline.evaluation.method_folders import made_whole
 from pipeline.evaluation.results import Result
 from tests.pipeline.finished_runs import add, folded, predictions, result
 
@@ -26,7 +27,8 @@ def test_a_result_of_before_has_neither(tmp_path):
 
 def test_a_training_that_is_replaced_leaves_nothing_of_its_own(tmp_path):
     directory = add(tmp_path, MADE, out_of_fold=folded(MADE), validation=MADE)
-    result(MADE).save(directory, MADE)
+    with made_whole(directory) as fresh:
+        result(MADE).save(fresh, MADE)
     assert {path.name for path in directory.iterdir()} == {"predictions.npz", "result.json"}
 
 

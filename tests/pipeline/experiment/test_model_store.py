@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from cache.errors import CacheError, UsageError, WeightsError
+from cache.errors import UsageError, WeightsError
 from pipeline.cli.app import main
 from pipeline.evaluation.results import Result
 from pipeline.experiment.classify_images import predict_images
@@ -16,7 +16,7 @@ from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finetune_methods import run_finetune
 from pipeline.experiment.head_methods import run_heads
 from pipeline.experiment.model_card import read_recipe
-from pipeline.experiment.model_store import made_whole, open_model, write_card
+from pipeline.experiment.model_store import open_model, write_card
 from pipeline.run_layout import MODEL_CARD
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
@@ -150,27 +150,3 @@ def test_a_model_of_a_gpu_opens_where_there_is_none(seed):
         assert not extractor.reading.nvjpeg
     finally:
         write_card(seed / "linear-ridge", recipe)
-
-
-def test_a_method_that_is_made_anew_stands_where_it_stood_until_it_is_whole(tmp_path):
-    directory = tmp_path / "seed-0" / "ensemble-greedy"
-    directory.mkdir(parents=True)
-    (directory / "model.json").write_text("former")
-    for error in (KeyboardInterrupt, CacheError):
-        with pytest.raises(error), made_whole(directory) as fresh:
-            fresh.mkdir()
-            (fresh / "result.json").write_text("half")
-            raise error
-        assert [path.name for path in directory.iterdir()] == ["model.json"]
-        assert [path.name for path in tmp_path.iterdir()] == ["seed-0"]
-    (tmp_path / ".seed-0-ensemble-greedy").mkdir()  # of a command that was killed
-    (tmp_path / ".seed-0-ensemble-greedy" / "head.safetensors").write_text("half")
-    directory.rename(tmp_path / ".seed-0-ensemble-greedy-before")  # killed when the new one was about to take its place
-    with pytest.raises(error), made_whole(directory):
-        raise error
-    assert [path.name for path in directory.iterdir()] == ["model.json"]
-    with made_whole(directory) as fresh:
-        fresh.mkdir()
-        (fresh / "result.json").write_text("whole")
-    assert [path.name for path in directory.iterdir()] == ["result.json"]
-    assert [path.name for path in tmp_path.iterdir()] == ["seed-0"]

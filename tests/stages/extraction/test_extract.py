@@ -10,7 +10,7 @@ import torch
 
 from cache import DigestCache
 from cache.errors import CacheError, CacheInputError, DataError, UsageError, WeightsError
-from cache.keys import KEY_MEMO
+from cache.keys import KEY_MEMO, key_of_file
 from stages.config.data import DataConfig
 from stages.config.features import OF_THE_MACHINE, FeatureConfig
 from stages.data.manifest import load_manifest
@@ -142,6 +142,46 @@ def test_files_that_change_after_their_keys_were_made_are_told_and_read_the_next
     report = extract(build_extractor(small), manifest)
     assert (report.extracted, report.skipped) == (2, [])
     assert report.hits == len(manifest) - 2
+
+
+@pytest.mark.parametrize("while_at_work", [False, True])
+@pytest.mark.parametrize("views", [1, 3])
+def test_an_image_that_changes_and_still_decodes_is_told_and_has_no_row_of_another_image(
+    photographs, small, tmp_path, monkeypatch, while_at_work, views
+):
+    monkeypatch.setattr("cache.keys._CLOCK_NS", 0)  # what is older than its key by a moment counts as older
+    folder, small = tmp_path / "changing", replace(small, views=views, extract_batch_size=4)
+    shutil.copytree(photographs, folder)
+    manifest = load_manifest(DataConfig(str(folder)))
+    pristine = build_extractor(replace(small, cache=tmp_path / "pristine"))
+    extract(pristine, manifest)
+    hashed, changed = [], Path(manifest.locations[-1])
+    before, other = changed.read_bytes(), Path(manifest.locations[0]).read_bytes()
+    monkeypatch.setattr(
+        "stages.data.sources.changed_files.key_of_file", lambda path: hashed.append(path) or key_of_file(path)
+    )
+    extractor = build_extractor(small)
+    if while_at_work:
+        written = []
+        extractor.trunk.register_forward_hook(
+            lambda *_: (written or written.append(changed.write_bytes(other)), None)[1]
+        )
+    else:
+        changed.write_bytes(other)
+    with pytest.raises(ImagesChangedError, match=r"^1 of the images changed or went .*: it holds other bytes than"):
+        extract(extractor, manifest)
+    assert set(hashed) == {str(changed)}, "no other file was read again"
+    for view in range(views):
+        assert extractor.taps[0].cache_of_view(view).missing(manifest.keys, view) == [manifest.keys[-1]]
+    assert extractor.unreadable() == {}
+    now = load_manifest(DataConfig(str(folder), allow_leakage=True))  # it is a copy of the first one
+    assert extract(build_extractor(small), now).hits == len(now) - 1
+    changed.write_bytes(before)
+    again = load_manifest(DataConfig(str(folder)))
+    extract(build_extractor(small), again)
+    for view in range(views):
+        rows = [read_features(built, again, view) for built in (pristine, build_extractor(small))]
+        assert np.array_equal(*rows)
 
 
 def test_a_file_that_was_closed_after_its_key_was_remembered_is_left_out_the_second_time(

@@ -16,10 +16,10 @@ from sklearn.svm import SVC
 from cache.errors import DataError, UsageError
 from stages.config.head_registry import find_head, head_names
 from stages.config.heads import HeadConfig
-from stages.fitting.fit_head import FeatureRows, head_probabilities, train_head
+from stages.fitting.fit_head import FeatureRows, head_probabilities, train_foldable_head, train_head
 from stages.tasks.base import evaluate, ranked_by
 from tests.stages.fitting.labels_and_numbers import labelled, numbered, problem_of
-from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem
+from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem, skewed
 
 CPU = torch.device("cpu")
 QUICK = HeadConfig(c_values=(1e-3, 1e-1), fit_epochs=30, fit_lr=(1e-2,), nystroem_components=100)
@@ -50,6 +50,26 @@ def test_every_head_learns_digits(name):
     accuracy = (probabilities.argmax(axis=1) == test.labels).mean()
     assert accuracy > (0.85 if name == "ncm" else 0.9)
     assert abs(trained.val_score - accuracy) < 0.06
+
+
+@pytest.mark.parametrize("name", HEADS_FOR_VECTORS)
+def test_a_head_has_the_same_bits_whatever_torch_is_set_to(name):
+    rows, labels = skewed(400, 300)
+    parts = [FeatureRows(rows[part], labels[part]) for part in (slice(250), slice(250, 300), slice(300, 400))]
+    options = replace(QUICK, c_values=(1e-2, 1e-1), fit_epochs=2)
+
+    def answers() -> list[np.ndarray]:
+        trained, fold = train_foldable_head(name, fit_problem(*parts[:2], classes=3, options=options))
+        return [head_probabilities(trained.module, parts[2].features, TEN_CLASSES), fold().outputs]
+
+    plain = answers()
+    assert all(np.array_equal(*pair) for pair in zip(plain, answers(), strict=True))
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert all(np.array_equal(*pair) for pair in zip(plain, answers(), strict=True))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -100,7 +100,8 @@ def test_kernel_machines_are_fitted_side_by_side_as_far_as_there_is_room_for_the
     problem = fit_problem(*parts, classes=3, options=config)
     make = RBFSVMFactory(problem.task, np.zeros(30, np.float32), 0, 2000)
     assert make.bytes_beside_rows(KERNEL_UP_TO) == 12 * KERNEL_UP_TO**2
-    assert make.bytes_beside_rows(20_000) == 4 * 2000 * 20_000  # what their map makes of them
+    assert make.bytes_beside_rows(20_000) > 2 * 4 * 2000 * 20_000  # what their map makes of them, twice
+    assert replace(make, partly_known=True).bytes_beside_rows(100) == 20 * 100**2
     fits = search.HostFits(search.Grid(make, VALUES[:1], config.scalers, problem.task), rows, labels)
     together, at_a_time = [], search.fits_side_by_side
     monkeypatch.setattr(
@@ -115,6 +116,11 @@ def test_kernel_machines_are_fitted_side_by_side_as_far_as_there_is_room_for_the
         fits.out_of_fold([("standard", VALUES[0])] * 5, problem.cv.splits)
         fits.fitted(("standard", VALUES[0]), [slice(300), slice(400)], None)
         assert together == most
+    within = replace(fits, grid=replace(fits.grid, make=replace(make, room=2 * 12 * 320**2)))
+    together.clear()
+    within.search(problem.cv, seed=0)
+    within.fitted(("standard", VALUES[0]), [slice(300), slice(400)], None)
+    assert together[1::2] == [2, 1]  # as their room says, though more would be free
 
 
 @pytest.mark.parametrize("start", range(len(VALUES)))
@@ -182,10 +188,9 @@ def test_balanced_settings_are_scored_by_the_mean_of_the_recalls():
 
 
 @pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
-def test_nystroem_with_all_rows_as_landmarks_is_the_exact_kernel(scaling, monkeypatch):
+def test_nystroem_with_all_rows_as_landmarks_is_the_exact_kernel(scaling):
     rows, labels = skewed(count=400, width=12, classes=2)
-    monkeypatch.setattr(kernel, "KERNEL_UP_TO", 10)
-    factory = RBFSVMFactory(numbered_classes(2), np.zeros(12, np.float32), seed=0, landmarks=400)
+    factory = RBFSVMFactory(numbered_classes(2), np.zeros(12, np.float32), seed=0, landmarks=400, exact_up_to=10)
     quick = factory(scaling, rows, labels)
     assert isinstance(quick, kernel.NystroemModel)
     quick.fit(1e-3, final=True)
@@ -196,10 +201,10 @@ def test_nystroem_with_all_rows_as_landmarks_is_the_exact_kernel(scaling, monkey
     assert np.abs(mapped @ mapped.T - rbf_kernel(scaled, scaled, quick.map.scaler.gamma)).max() < 1e-3
 
 
-def test_fewer_landmarks_are_used_as_they_are_asked_for(monkeypatch):
+def test_fewer_landmarks_are_used_as_they_are_asked_for():
     rows, labels = skewed(count=400, width=12)
-    monkeypatch.setattr(kernel, "KERNEL_UP_TO", 10)
-    model = RBFSVMFactory(numbered_classes(3), np.zeros(12, np.float32), seed=0, landmarks=50)("none", rows, labels)
+    factory = RBFSVMFactory(numbered_classes(3), np.zeros(12, np.float32), seed=0, landmarks=50, exact_up_to=10)
+    model = factory("none", rows, labels)
     model.fit(1e-3)
     assert model.head().config["support"] == 50
 

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
 
 from stages.inspection.nearest_neighbors import UnitFeatures, find_neighbors, merge_groups, nearest_rows
+from stages.inspection.outliers import distances_to_neighbor
+from stages.inspection.unlike import UnlikeDetector
 
 CPU = torch.device("cpu")
 
@@ -83,3 +85,21 @@ def test_features_stay_as_they_are_however_often_they_are_asked_for(storage):
     assert np.array_equal(
         find_neighbors(directions, 3, 0.98, block_rows=7).indices, find_neighbors(directions, 3, 0.98).indices
     )
+
+
+def test_neighbors_have_the_same_bits_whatever_torch_is_set_to():
+    features = np.random.default_rng(0).normal(0, 1, (400, 300)).astype(np.float32)
+
+    def found() -> list[np.ndarray]:
+        directions = UnitFeatures(features, CPU, centered=True)
+        neighbors = find_neighbors(directions, 5, 0.999)
+        outliers = distances_to_neighbor(directions, 0)
+        unlike = UnlikeDetector.fit(features[:200], features[200:]).distances(features)
+        return [neighbors.distances, nearest_rows(features, directions, 3)[1], outliers, unlike]
+
+    plain = found()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert all(np.array_equal(*pair) for pair in zip(plain, found(), strict=True))
+    finally:
+        torch.set_float32_matmul_precision("highest")

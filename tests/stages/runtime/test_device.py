@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cache.errors import CutonceError, UsageError
-from stages.runtime.device import free_memory, is_lost, require_computing, resolve_device, tf32, to_device
+from stages.runtime.device import free_memory, is_lost, require_computing, resolve_device, to_device
 from tests.pretended_cuda import DeviceError
 
 CUDA = torch.device("cuda:0")
@@ -37,33 +37,6 @@ def test_apples_gpu_is_given_no_float64(monkeypatch):
         ("cuda", torch.int64),
     ]
     assert set(waits) == {("mps", True), ("cuda", False)}  # whose memory is kept until it is copied
-
-
-@pytest.mark.parametrize("allowed", [True, False])
-def test_tf32_is_as_it_was_afterwards_even_after_an_error(allowed):
-    def settings():
-        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-
-    before = settings()
-    with pytest.raises(KeyError), tf32(allowed=allowed):
-        assert settings() == (allowed, allowed)
-        raise KeyError
-    assert settings() == before
-
-
-@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has one name for it yet")
-def test_who_has_set_it_by_torchs_newer_name_finds_it_as_it_was():
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    try:
-        matmul.fp32_precision, cudnn.conv.fp32_precision = "tf32", "ieee"
-        with pytest.raises(RuntimeError):
-            matmul.allow_tf32  # noqa: B018
-        with tf32(allowed=False):
-            assert (cudnn.allow_tf32, matmul.allow_tf32) == (False, False)
-        assert (matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == ("tf32", "ieee", "tf32")
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def test_short_memory_is_no_lost_device_whoever_says_so():

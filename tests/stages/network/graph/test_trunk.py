@@ -18,6 +18,7 @@ from stages.runtime.threads import single_thread_pool
 from tests.stages.network.networks import FAMILIES, graph, images
 
 CPU = torch.device("cpu")
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 LITE, VIT = "timm:tf_efficientnet_lite0", "timm:vit_tiny_patch16_224"
 
 JOINED = {
@@ -181,16 +182,58 @@ def test_cut_before_a_batchnorm_is_refused_beside_deeper_ones_in_reduced_precisi
     assert trunk("resnet18", stem, deep).folded == 19
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="TF32 is a matter of NVIDIA's GPUs")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 @torch.inference_mode()
-def test_float32_means_float32_on_tensor_cores_too():
-    allowed = []
-    x = images("resnet18", 1)
-    for precision in ("fp32", "bf16"):
-        computing = trunk("resnet18", tap("resnet18", "layer1"), precision=precision, device=torch.device("cuda"))
-        computing.sections[0].register_forward_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
-        computing(x)
-    assert allowed == [False, True]
+def test_float32_means_float32_whatever_torch_is_set_to(device):
+    torch.set_float32_matmul_precision("medium")
+    try:
+        allowed = []
+        x = images("resnet18", 1)
+        for precision in ("fp32", "bf16"):
+            computing = trunk("resnet18", tap("resnet18", "layer1"), precision=precision, device=torch.device(device))
+            computing.sections[0].register_forward_hook(lambda *_: allowed.append(settings()))
+            computing(x)
+        assert allowed == [("highest", False), ("medium", True)]
+        assert settings() == allowed[1]
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def settings() -> tuple[str, bool]:
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("name", [LITE, VIT, "swin_t"])
+@torch.inference_mode()
+def test_features_have_the_same_bits_whatever_torch_is_set_to(name):
+    computing, x = trunk(name, tap(name, "auto"), tap(name, "auto", "none")), images(name, 2)
+    plain = computing(x)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert all(torch.equal(*rows) for rows in zip(plain, computing(x), strict=True))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@torch.inference_mode()
+def test_a_trunk_is_compiled_as_one_graph_within_its_precision(monkeypatch):
+    monkeypatch.setattr("stages.network.graph.trunk.can_fuse", lambda *_: False)  # which is of a CPU
+    computing, x = trunk("resnet18", tap("resnet18", "layer2"), tap("resnet18", "auto")), images("resnet18", 2)
+    plain, graphs, said = computing(x), [], []
+
+    def compile_graph(module, _):
+        graphs.append(module)
+        return lambda *inputs: (said.append(settings()), module.forward(*inputs))[1]
+
+    torch.set_float32_matmul_precision("medium")
+    try:
+        computing.compile(backend=compile_graph, dynamic=False)
+        assert all(torch.equal(*rows) for rows in zip(plain, computing(x), strict=True))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.compiler.reset()
+    assert len(graphs) == 1
+    assert said == [("highest", False)]
 
 
 @torch.inference_mode()
