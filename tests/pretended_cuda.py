@@ -3,9 +3,10 @@
 What is checked is what a GPU would refuse or do otherwise: tensors of two devices that meet, ``numpy()`` of a tensor of
 the device, a generator of the other device, a second process made by fork, results read before their copy has arrived,
 a stream that reads what another is still writing, memory freed while another stream uses it, memory that does not
-suffice, nvJPEG's silence about damaged files. What is computed is what the CPU computes. A CUDA graph is recorded and
-replayed operator by operator, into the memory that it was recorded with; to wait in it is refused, and to copy from the
-CPU's memory, which is another's by then, is a fault. ``torch.compile`` does not work here, and several devices are one.
+suffice, nvJPEG's colors, and its silence about damaged files. What is computed is what the CPU computes. A CUDA graph
+is recorded and replayed operator by operator, into the memory that it was recorded with; to wait in it is refused, and
+to copy from the CPU's memory, which is another's by then, is a fault. ``torch.compile`` does not work here, and several
+devices are one.
 
 To C++ the tensors lie on torch's device ``lazy``, of which no kernel is loaded: a name that neither asks for a driver nor
 is taken for the CPU's. Python is told ``cuda:0``.
@@ -24,7 +25,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -712,7 +713,8 @@ def _register_autocast() -> None:
 
 
 def decode_jpegs_as_nvjpeg(sources: list[Tensor], mode: int, _device: Any) -> list[Tensor]:
-    """Decode as nvJPEG does: damaged data without an error, and one file that is none fails the whole call.
+    """Decode as nvJPEG does: damaged data without an error, other colors where a file has fewer of them than pixels, and
+    one file that is none fails the whole call.
 
     And at once, whatever its stream still has to do, as the engines of an H100 do it (TorchCodec before 0.17).
     """
@@ -729,6 +731,10 @@ def decode_jpegs_as_nvjpeg(sources: list[Tensor], mode: int, _device: Any) -> li
     return [image.to("cuda") for image in images]
 
 
+_ON_THEIR_SIDES = (5, 6, 7, 8)
+"""What EXIF says of images that are turned by a quarter."""
+
+
 def _decode_silently(data: bytes) -> Tensor:
     from torchcodec.decoders import decode_jpeg
 
@@ -737,13 +743,31 @@ def _decode_silently(data: bytes) -> Tensor:
         opened = Image.open(io.BytesIO(data + b"\xff\xd9"), formats=["JPEG"])
         if opened.mode == "CMYK":
             raise RuntimeError("nvjpegDecodeBatched failed: CMYK")
+        layers = opened.layer
+        turned = opened.getexif().get(ExifTags.Base.Orientation) in _ON_THEIR_SIDES
         try:
-            return decode_jpeg(data)
+            whole = Image.fromarray(_raw_numpy(decode_jpeg(data).permute(1, 2, 0).contiguous()))
         except RuntimeError:
             whole = ImageOps.exif_transpose(opened.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise RuntimeError("nvjpegJpegStreamParse failed: 2") from error
+    if len(layers) == 3 and layers[0][1:3] != (1, 1):
+        horizontal, vertical = layers[0][1:3]
+        whole = _with_blocks_of_color(whole, *((vertical, horizontal) if turned else (horizontal, vertical)))
     return torch.frombuffer(bytearray(whole.tobytes()), dtype=torch.uint8).view(*whole.size[::-1], 3).permute(2, 0, 1)
+
+
+def _with_blocks_of_color(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Return an image with one color for so many pixels, about that which its file has for them.
+
+    libjpeg puts others between those, nvJPEG repeats them (unless told otherwise).
+    """
+    light, *colors = image.convert("YCbCr").split()
+    fewer = [-(-side // times) for side, times in zip(image.size, (width, height), strict=True)]
+    blocks = [
+        color.resize(fewer, Image.Resampling.BOX).resize(image.size, Image.Resampling.NEAREST) for color in colors
+    ]
+    return Image.merge("YCbCr", [light, *blocks]).convert("RGB")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -261,9 +261,17 @@ def features(folder, cache, **options):
     return read_features(extractor, manifest), report, extractor
 
 
-@pytest.mark.parametrize("options", [{}, {"taps": "stages", "pool": "avg,max"}, {"augment": "light", "views": 2}])
-def test_extraction_on_a_gpu_gives_the_rows_of_a_cpu(pretended_cuda, tmp_path, options):
-    folder = make_folder(tmp_path / "images", per_class=12)
+@pytest.mark.parametrize(
+    ("subsampling", "alike", "options"),
+    [
+        ("4:2:0", 0.99, {}),  # of which a GPU shows other colors
+        ("4:4:4", 0.999, {}),
+        ("4:4:4", 0.999, {"taps": "stages", "pool": "avg,max"}),
+        ("4:4:4", 0.999, {"augment": "light", "views": 2}),
+    ],
+)
+def test_extraction_on_a_gpu_gives_the_rows_of_a_cpu(pretended_cuda, tmp_path, subsampling, alike, options):
+    folder = make_folder(tmp_path / "images", per_class=12, subsampling=subsampling)
     rows, report, extractor = features(folder, tmp_path / "cache", precision="fp32", **options)
     assert extractor.reading.decoder == "pixels+nvjpeg/2"
     assert extractor.device.type == "cuda"
@@ -273,7 +281,7 @@ def test_extraction_on_a_gpu_gives_the_rows_of_a_cpu(pretended_cuda, tmp_path, o
     assert laptop.reading.decoder == "pixels/2"
     assert laptop.trunk.precision == "fp32"
     assert report.fingerprints != [tap.cache.spec.fingerprint for tap in laptop.taps]
-    assert np.corrcoef(rows.ravel().astype(float), expected.ravel().astype(float))[0, 1] > 0.999
+    assert np.corrcoef(rows.ravel().astype(float), expected.ravel().astype(float))[0, 1] > alike
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
