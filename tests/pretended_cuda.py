@@ -60,7 +60,7 @@ class PretendedCuda:
     free, total : int
         What ``torch.cuda.mem_get_info`` answers, in bytes.
     peak : int
-        Bytes of the largest tensor there has been.
+        Bytes of the largest tensor there has been, since ``torch.cuda.reset_peak_memory_stats``.
     bf16 : bool
         Whether it computes in bfloat16 by itself, as cards from Ampere on do.
     lost : bool
@@ -879,7 +879,7 @@ def _stand_ins(device: PretendedCuda) -> dict[str, Any]:
         "max_memory_allocated": lambda _device=None: device.peak,
         "memory_reserved": lambda _device=None: device.peak,
         "max_memory_reserved": lambda _device=None: device.peak,
-        "reset_peak_memory_stats": lambda _device=None: None,
+        "reset_peak_memory_stats": lambda _device=None: setattr(device, "peak", 0),
         "empty_cache": lambda: None,
         "synchronize": synchronize,
         "Stream": Stream,

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import threading
 import weakref
 from pathlib import Path
@@ -270,12 +271,12 @@ def features(folder, cache, **options):
         ("4:4:4", 0.999, {"augment": "light", "views": 2}),
     ],
 )
-def test_extraction_on_a_gpu_gives_the_rows_of_a_cpu(pretended_cuda, tmp_path, subsampling, alike, options):
+def test_extraction_on_a_gpu_gives_the_rows_of_a_cpu(gpu, tmp_path, subsampling, alike, options):
     folder = make_folder(tmp_path / "images", per_class=12, subsampling=subsampling)
     rows, report, extractor = features(folder, tmp_path / "cache", precision="fp32", **options)
     assert extractor.reading.decoder == "pixels+nvjpeg/2"
     assert extractor.device.type == "cuda"
-    assert sum(graph.replays for graph in pretended_cuda.graphs) > 0
+    assert sum(graph.replays for graph in gpu.graphs) > 0
     assert set(report.shares) >= {"read", "decode", "forward", "copy", "interpreter", "write"}
     expected, _, laptop = features(folder, tmp_path / "cache", device="cpu", **options)
     assert laptop.reading.decoder == "pixels/2"
@@ -286,7 +287,7 @@ def test_extraction_on_a_gpu_gives_the_rows_of_a_cpu(pretended_cuda, tmp_path, s
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small", "convnext_tiny", "timm:vit_tiny_patch16_224"])
-def test_networks_of_all_kinds_are_recorded(pretended_cuda, tmp_path, backbone, precision):
+def test_networks_of_all_kinds_are_recorded(gpu, tmp_path, backbone, precision):
     """None of them is taken for one that waits, in autocast neither."""
     extractor = build_extractor(
         FeatureConfig(
@@ -300,7 +301,7 @@ def test_networks_of_all_kinds_are_recorded(pretended_cuda, tmp_path, backbone, 
     )
     images = torch.randint(256, (1, 3, *extractor.image_shape), dtype=torch.uint8).cuda()
     first, again = extractor.forward_rows(images), extractor.forward_rows(images)
-    assert [graph.replays for graph in pretended_cuda.graphs] == [2]
+    assert [graph.replays for graph in gpu.graphs] == [2]
     assert torch.equal(first[0].cpu(), again[0].cpu())
 
 
@@ -541,6 +542,30 @@ def test_deterministic_kernels_are_taken_on_a_gpu_alone_where_asked_for(
         assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == taken
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_deterministic_kernels_give_the_same_bits_each_time(gpu, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    folder = make_folder(tmp_path / "images", per_class=6)
+    try:
+        rows = [features(folder, tmp_path / name, deterministic=True)[0] for name in "ab"]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert np.array_equal(*rows)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="torch compiles with the help of a compiler for C"
+)
+def test_a_trunk_that_is_compiled_gives_the_rows_of_one_that_is_not(tmp_path):
+    folder = make_folder(tmp_path / "images", per_class=6)
+    options = {"backbone": "resnet18", "precision": "bf16", "extract_batch_size": 8}
+    expected, *_ = features(folder, tmp_path / "cache", **options)
+    rows, report, extractor = features(folder, tmp_path / "cache", compile_trunk=True, **options)
+    assert report.extracted == 18
+    assert extractor.arithmetic == "bf16-folded-compiled"
+    assert np.corrcoef(rows.ravel().astype(float), expected.ravel().astype(float))[0, 1] > 0.999
 
 
 def test_a_gpu_that_is_lost_is_said_in_words_and_the_same_command_goes_on(pretended_cuda, tmp_path, monkeypatch):

@@ -169,7 +169,7 @@ def test_a_batch_that_does_not_fit_is_rendered_in_parts(manifest, pretended_cuda
     assert torch.equal(whole, parts.cpu())
 
 
-def test_fine_tuning_from_images_goes_the_same_way_on_a_gpu(tmp_path, pretended_cuda):
+def test_fine_tuning_from_images_goes_the_same_way_on_a_gpu(tmp_path, gpu):
     folder = make_folder(tmp_path / "images", per_class=8, subsampling="4:4:4")
     losses = {}
     for device in ("cpu", "cuda"):
@@ -346,7 +346,7 @@ def trained_on(device, folder, manifest, head_of, monkeypatch, unfreeze="1", **o
     return [epoch.val_loss for epoch in tuned.fit.history], len(decoded), len(read)
 
 
-def test_fine_tuning_with_masks_goes_the_same_way_on_a_gpu(tmp_path, pretended_cuda, monkeypatch):
+def test_fine_tuning_with_masks_goes_the_same_way_on_a_gpu(tmp_path, gpu, monkeypatch):
     locations, masks = [], []
     for number in range(16):
         pixels, mask = draw(number)
@@ -377,7 +377,7 @@ def test_fine_tuning_with_masks_goes_the_same_way_on_a_gpu(tmp_path, pretended_c
     assert on_gpu[-1] < on_gpu[0]
 
 
-def test_fine_tuning_on_samples_of_several_images_goes_the_same_way_on_a_gpu(tmp_path, pretended_cuda, monkeypatch):
+def test_fine_tuning_on_samples_of_several_images_goes_the_same_way_on_a_gpu(tmp_path, gpu, monkeypatch):
     folder = make_folder(tmp_path / "images", per_class=8, subsampling="4:4:4")
     single = load_manifest(DataConfig(str(folder)))
     refs = [ImageRef(*pair) for pair in zip(single.locations, single.keys, strict=True)]

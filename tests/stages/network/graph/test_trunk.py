@@ -181,7 +181,7 @@ def test_cut_before_a_batchnorm_is_refused_beside_deeper_ones_in_reduced_precisi
     assert trunk("resnet18", stem, deep).folded == 19
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="TF32 is a matter of NVIDIA's GPUs")
+@pytest.mark.usefixtures("gpu")
 @torch.inference_mode()
 def test_float32_means_float32_on_tensor_cores_too():
     allowed = []
@@ -237,7 +237,7 @@ def test_best_precision_is_what_the_device_computes_by_itself():
     assert auto_precision(torch.device("mps")) == "fp32"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("gpu")
 @torch.inference_mode()
 def test_features_of_the_gpu_are_those_of_the_processor():
     device = torch.device("cuda")
