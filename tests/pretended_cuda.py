@@ -445,6 +445,13 @@ class DeviceTensor(torch.Tensor):
 _WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal"}
 _TAKES_CPU_INDICES = {"index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_"}
 _TAKES_NO_CPU_SCALARS = {"cat", "stack", "index_select", "gather", "scatter", "embedding"}
+_NOT_DETERMINISTIC = {"_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "grid_sampler_2d_backward"}
+_NOT_DETERMINISTIC |= {
+    "upsample_bilinear2d_backward",
+    "upsample_bicubic2d_backward",
+    "reflection_pad2d_backward",
+    "histc",
+}
 _NOT_OF_BYTES = {"_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"}
 
 
@@ -473,6 +480,12 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     _check_generator(kwargs)
     if name in _NOT_OF_BYTES and ours[0].dtype == torch.uint8:
         raise NotImplementedError(f"\"{name}_out_frame\" not implemented for 'Byte'")
+    if name in _NOT_DETERMINISTIC and torch.are_deterministic_algorithms_enabled():
+        raise RuntimeError(
+            f"{name}_cuda does not have a deterministic implementation, but you set "
+            "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation, or you can "
+            "use the 'warn_only=True' option, if that's acceptable for your application."
+        )
     if name == "_fused_sdp_choice":
         return 0  # the one that is made of plain operations
 

@@ -100,6 +100,12 @@ def compute_deterministically() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def not_deterministic(error: BaseException) -> str:
+    """Return which operator torch refused after `compute_deterministically`; '' where the error is another."""
+    name, refused, _ = str(error).partition(" does not have a deterministic implementation")
+    return name if refused else ""
+
+
 @contextmanager
 def tf32(*, allowed: bool) -> Iterator[None]:
     """Have convolutions and matrix products round their factors, or not; what was set before is put back afterwards.

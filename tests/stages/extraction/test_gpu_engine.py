@@ -554,6 +554,22 @@ def test_deterministic_kernels_give_the_same_bits_each_time(gpu, tmp_path, monke
     assert np.array_equal(*rows)
 
 
+def test_what_torch_does_not_compute_deterministically_is_said_in_words(pretended_cuda, files, tmp_path):
+    extractor = build_extractor(FeatureConfig(weights="none", image_size=32, cache=tmp_path))
+    requests = [plain(file) for file in files[:4]]
+
+    def counts(images):
+        return [torch.histc(images[:, :1].float(), 4)[None].expand(len(images), -1)]
+
+    assert len([*extractor.run_batches(requests, counts, 1)]) == 1
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(UsageError, match=r"`deterministic`: .* for histc_cuda: leave the option out"):
+            list(extractor.run_batches(requests, counts, 1))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(
     not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="torch compiles with the help of a compiler for C"
