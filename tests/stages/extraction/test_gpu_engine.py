@@ -1,5 +1,6 @@
 """The engine of a GPU, with a CPU as the device: who decodes what, order, failures, and the same rows in any case."""
 
+import itertools
 import os
 import random
 import shutil
@@ -285,8 +286,12 @@ def test_extraction_on_a_gpu_gives_the_rows_of_a_cpu(gpu, tmp_path, subsampling,
     assert np.corrcoef(rows.ravel().astype(float), expected.ravel().astype(float))[0, 1] > alike
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small", "convnext_tiny", "timm:vit_tiny_patch16_224"])
+RECORDED = ("resnet18", "mobilenet_v3_small", "convnext_tiny", "timm:vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "precision"), [*itertools.product(RECORDED, ("bf16", "fp16")), ("vit_b_16", "bf16")]
+)
 def test_networks_of_all_kinds_are_recorded(gpu, tmp_path, backbone, precision):
     """None of them is taken for one that waits, in autocast neither."""
     extractor = build_extractor(
