@@ -138,7 +138,11 @@ class Laboratory:
         self._keys = DigestCache(folder / "keys.sqlite")
         self._undisturbed = build_extractor(
             FeatureConfig(
-                image_size=IMAGE_SIZE, cache=folder / "undisturbed", extract_batch_size=BATCH_SIZE, decode_threads=1
+                image_size=IMAGE_SIZE,
+                cache=folder / "undisturbed",
+                extract_batch_size=BATCH_SIZE,
+                decode_threads=1,
+                device="cpu",  # CUDA is of no use to a process that was forked from one that has begun with it
             )
         )
 

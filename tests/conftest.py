@@ -1,6 +1,7 @@
 import gc
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -96,6 +97,31 @@ def pretended_cuda():
         device.end_of_test()
     for function in remembered:
         function.cache_clear()
+
+
+@pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.gpu)])
+def gpu(request, monkeypatch):
+    """A CUDA device, for one test each: the pretended one, and the machine's own. Both have the `graphs` recorded."""
+    if request.param == "pretended":
+        return request.getfixturevalue("pretended_cuda")
+    import torch
+
+    torch.cuda.init()  # before that it has no memory that can be asked about
+    graphs = []
+
+    class CountedGraph(torch.cuda.CUDAGraph):
+        replays = 0
+
+        def capture_end(self):
+            super().capture_end()
+            graphs.append(self)
+
+        def replay(self):
+            self.replays += 1
+            super().replay()
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", CountedGraph)
+    return SimpleNamespace(graphs=graphs)
 
 
 @pytest.fixture(autouse=True)

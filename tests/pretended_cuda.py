@@ -3,9 +3,10 @@
 What is checked is what a GPU would refuse or do otherwise: tensors of two devices that meet, ``numpy()`` of a tensor of
 the device, a generator of the other device, a second process made by fork, results read before their copy has arrived,
 a stream that reads what another is still writing, memory freed while another stream uses it, memory that does not
-suffice, nvJPEG's silence about damaged files. What is computed is what the CPU computes. A CUDA graph is recorded and
-replayed operator by operator, into the memory that it was recorded with; to wait in it is refused, and to copy from the
-CPU's memory, which is another's by then, is a fault. ``torch.compile`` does not work here, and several devices are one.
+suffice, nvJPEG's colors, and its silence about damaged files. What is computed is what the CPU computes. A CUDA graph
+is recorded and replayed operator by operator, into the memory that it was recorded with; to wait in it is refused, and
+to copy from the CPU's memory, which is another's by then, is a fault. ``torch.compile`` does not work here, and several
+devices are one.
 
 To C++ the tensors lie on torch's device ``lazy``, of which no kernel is loaded: a name that neither asks for a driver nor
 is taken for the CPU's. Python is told ``cuda:0``.
@@ -24,7 +25,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -59,7 +60,7 @@ class PretendedCuda:
     free, total : int
         What ``torch.cuda.mem_get_info`` answers, in bytes.
     peak : int
-        Bytes of the largest tensor there has been.
+        Bytes of the largest tensor there has been, since ``torch.cuda.reset_peak_memory_stats``.
     bf16 : bool
         Whether it computes in bfloat16 by itself, as cards from Ampere on do.
     lost : bool
@@ -444,6 +445,13 @@ class DeviceTensor(torch.Tensor):
 _WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal"}
 _TAKES_CPU_INDICES = {"index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_"}
 _TAKES_NO_CPU_SCALARS = {"cat", "stack", "index_select", "gather", "scatter", "embedding"}
+_NOT_DETERMINISTIC = {"_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "grid_sampler_2d_backward"}
+_NOT_DETERMINISTIC |= {
+    "upsample_bilinear2d_backward",
+    "upsample_bicubic2d_backward",
+    "reflection_pad2d_backward",
+    "histc",
+}
 _NOT_OF_BYTES = {"_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"}
 
 
@@ -472,6 +480,12 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     _check_generator(kwargs)
     if name in _NOT_OF_BYTES and ours[0].dtype == torch.uint8:
         raise NotImplementedError(f"\"{name}_out_frame\" not implemented for 'Byte'")
+    if name in _NOT_DETERMINISTIC and torch.are_deterministic_algorithms_enabled():
+        raise RuntimeError(
+            f"{name}_cuda does not have a deterministic implementation, but you set "
+            "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation, or you can "
+            "use the 'warn_only=True' option, if that's acceptable for your application."
+        )
     if name == "_fused_sdp_choice":
         return 0  # the one that is made of plain operations
 
@@ -712,7 +726,8 @@ def _register_autocast() -> None:
 
 
 def decode_jpegs_as_nvjpeg(sources: list[Tensor], mode: int, _device: Any) -> list[Tensor]:
-    """Decode as nvJPEG does: damaged data without an error, and one file that is none fails the whole call.
+    """Decode as nvJPEG does: damaged data without an error, other colors where a file has fewer of them than pixels, and
+    one file that is none fails the whole call.
 
     And at once, whatever its stream still has to do, as the engines of an H100 do it (TorchCodec before 0.17).
     """
@@ -729,6 +744,10 @@ def decode_jpegs_as_nvjpeg(sources: list[Tensor], mode: int, _device: Any) -> li
     return [image.to("cuda") for image in images]
 
 
+_ON_THEIR_SIDES = (5, 6, 7, 8)
+"""What EXIF says of images that are turned by a quarter."""
+
+
 def _decode_silently(data: bytes) -> Tensor:
     from torchcodec.decoders import decode_jpeg
 
@@ -737,13 +756,31 @@ def _decode_silently(data: bytes) -> Tensor:
         opened = Image.open(io.BytesIO(data + b"\xff\xd9"), formats=["JPEG"])
         if opened.mode == "CMYK":
             raise RuntimeError("nvjpegDecodeBatched failed: CMYK")
+        layers = opened.layer
+        turned = opened.getexif().get(ExifTags.Base.Orientation) in _ON_THEIR_SIDES
         try:
-            return decode_jpeg(data)
+            whole = Image.fromarray(_raw_numpy(decode_jpeg(data).permute(1, 2, 0).contiguous()))
         except RuntimeError:
             whole = ImageOps.exif_transpose(opened.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise RuntimeError("nvjpegJpegStreamParse failed: 2") from error
+    if len(layers) == 3 and layers[0][1:3] != (1, 1):
+        horizontal, vertical = layers[0][1:3]
+        whole = _with_blocks_of_color(whole, *((vertical, horizontal) if turned else (horizontal, vertical)))
     return torch.frombuffer(bytearray(whole.tobytes()), dtype=torch.uint8).view(*whole.size[::-1], 3).permute(2, 0, 1)
+
+
+def _with_blocks_of_color(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Return an image with one color for so many pixels, about that which its file has for them.
+
+    libjpeg puts others between those, nvJPEG repeats them (unless told otherwise).
+    """
+    light, *colors = image.convert("YCbCr").split()
+    fewer = [-(-side // times) for side, times in zip(image.size, (width, height), strict=True)]
+    blocks = [
+        color.resize(fewer, Image.Resampling.BOX).resize(image.size, Image.Resampling.NEAREST) for color in colors
+    ]
+    return Image.merge("YCbCr", [light, *blocks]).convert("RGB")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -855,7 +892,7 @@ def _stand_ins(device: PretendedCuda) -> dict[str, Any]:
         "max_memory_allocated": lambda _device=None: device.peak,
         "memory_reserved": lambda _device=None: device.peak,
         "max_memory_reserved": lambda _device=None: device.peak,
-        "reset_peak_memory_stats": lambda _device=None: None,
+        "reset_peak_memory_stats": lambda _device=None: setattr(device, "peak", 0),
         "empty_cache": lambda: None,
         "synchronize": synchronize,
         "Stream": Stream,

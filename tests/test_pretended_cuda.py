@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -274,16 +274,16 @@ def test_memory_may_be_too_small_and_the_device_may_be_lost(pretended_cuda):
         torch.zeros(2, device="cuda")
 
 
-def jpeg(mode="RGB", size=(40, 30)):
+def jpeg(mode="RGB", size=(40, 30), **settings):
     pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], len(mode)), np.uint8)
     file = io.BytesIO()
-    Image.fromarray(pixels.squeeze(), mode).save(file, "JPEG")
+    Image.fromarray(pixels.squeeze(), mode).save(file, "JPEG", **settings)
     return file.getvalue()
 
 
 def test_images_are_decoded_as_nvjpeg_does_it(pretended_cuda):
     decode_jpeg = pytest.importorskip("torchcodec.decoders").decode_jpeg
-    whole = jpeg()
+    whole = jpeg(subsampling="4:4:4")
     there, cut = decode_jpeg([whole, whole[: len(whole) // 2]], device="cuda")
     assert there.device == torch.device("cuda:0")
     assert torch.equal(there.cpu(), decode_jpeg(whole))
@@ -293,6 +293,25 @@ def test_images_are_decoded_as_nvjpeg_does_it(pretended_cuda):
     for bad in (b"text", b"", jpeg("CMYK")):
         with pytest.raises((RuntimeError, ValueError), match=r"nvjpeg|buffer length"):
             decode_jpeg([whole, bad], device="cuda")
+
+
+@pytest.mark.parametrize(("subsampling", "turned"), [("4:2:2", False), ("4:2:2", True), ("4:2:0", False)])
+def test_where_a_file_has_fewer_colors_than_pixels_they_are_repeated(pretended_cuda, subsampling, turned):
+    decode_jpeg = pytest.importorskip("torchcodec.decoders").decode_jpeg
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6 if turned else 1
+    data = jpeg(subsampling=subsampling, exif=exif)
+    (there,) = decode_jpeg([data], device="cuda")
+    here = decode_jpeg(data)
+    assert there.shape == here.shape
+    _, *ours = Image.fromarray(there.cpu().permute(1, 2, 0).numpy()).convert("YCbCr").split()
+    _, *theirs = Image.fromarray(here.permute(1, 2, 0).numpy()).convert("YCbCr").split()
+    for color, blended in zip(ours, theirs, strict=True):
+        pairs = np.asarray(color).astype(int)
+        pairs = pairs.T if turned else pairs
+        apart = np.abs(pairs[:, ::2] - pairs[:, 1::2])
+        assert np.median(apart) <= 1
+        assert np.abs(np.asarray(color).astype(int) - np.asarray(blended)).mean() > 3
 
 
 def test_images_are_decoded_at_once_whatever_the_stream_still_has_to_do(pretended_cuda):

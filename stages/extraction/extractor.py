@@ -43,7 +43,13 @@ from stages.network.graph.taps import TapLayout
 from stages.network.graph.trunk import FrozenTrunk, Precision, auto_batch_size, precision_on
 from stages.network.map_layout import MapLayout
 from stages.runtime.allocator import tune_malloc
-from stages.runtime.device import compute_deterministically, is_lost, require_computing, resolve_device
+from stages.runtime.device import (
+    compute_deterministically,
+    is_lost,
+    not_deterministic,
+    require_computing,
+    resolve_device,
+)
 from stages.runtime.memory import is_out_of_memory
 from stages.runtime.seeding import seed_from
 from stages.runtime.threads import usable_cores
@@ -386,6 +392,8 @@ class Extractor:
 
         Raises
         ------
+        UsageError
+            If it is to be deterministic, and torch knows no such way for an operator of the network.
         CutonceError
             If the device is lost.
         """
@@ -397,6 +405,11 @@ class Extractor:
                 raise CutonceError(
                     f"the memory of {self.device}, or what of this machine's it copies to, is not enough "
                     f"({str(error).splitlines()[0]}): free some of it, or take a smaller `extract_batch_size`"
+                ) from error
+            if operator := not_deterministic(error):
+                raise UsageError(
+                    f"`deterministic`: torch cannot compute this network with the same bits each time, for want of "
+                    f"such a kernel for {operator}: leave the option out"
                 ) from error
             if not is_lost(error):
                 raise

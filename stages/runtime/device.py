@@ -97,6 +97,12 @@ def compute_deterministically() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def not_deterministic(error: BaseException) -> str:
+    """Return which operator torch refused after `compute_deterministically`; '' where the error is another."""
+    name, refused, _ = str(error).partition(" does not have a deterministic implementation")
+    return name if refused else ""
+
+
 def to_device(targets: Tensor, device: torch.device) -> Tensor:
     """Return targets on a device, in float32 instead of float64 on Apple's GPU, which has none."""
     has_type = device.type != "mps" or targets.dtype != torch.float64

@@ -21,9 +21,9 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cache.errors import CutonceError, DataError
+from cache.errors import CutonceError, DataError, UsageError
 from stages.config.version_1 import as_version_1
-from stages.runtime.device import is_lost
+from stages.runtime.device import is_lost, not_deterministic
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.base import Task, find_metric
 from stages.training.checkpoint import CheckpointFile, TrainingFingerprint
@@ -185,7 +185,8 @@ def train(run: TrainRun, scheduler: Scheduler, hooks: TrainHooks = NO_HOOKS) -> 
     Raises
     ------
     UsageError
-        If the checkpoint is of another training: says what differs.
+        If the checkpoint is of another training: says what differs. If it is to be deterministic, and torch knows no
+        such way for an operator of the model.
     CutonceError
         If the loss becomes NaN or infinite, or the device is lost: says in which step, and what is kept of it.
     """
@@ -199,6 +200,11 @@ def train(run: TrainRun, scheduler: Scheduler, hooks: TrainHooks = NO_HOOKS) -> 
     except NotFiniteError as error:
         raise CutonceError(state.diagnosis(error)) from error
     except RuntimeError as error:
+        if operator := not_deterministic(error):
+            raise UsageError(
+                f"`deterministic`: torch cannot train this with the same bits each time, for want of such a kernel for "
+                f"{operator}: leave the option out, or unfreeze less"
+            ) from error
         if not is_lost(error):
             raise
         raise CutonceError(state.loss_of_device(error)) from error

@@ -2,9 +2,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import faults
-from benchmarks.faults import FAULTS, Laboratory, Tally, main
+from benchmarks.faults import FAULTS, Laboratory, Tally, extract_in_small_shards, main, opened, start
 from cache.errors import CacheError
 from tests.ready_processes import run
 
@@ -33,6 +34,16 @@ def test_what_is_promised_holds(name, laboratory):
         assert tally.times == 2
         assert tally.promises
         assert tally.held, tally.rows
+
+
+def test_processes_that_are_forked_find_the_network_where_they_can_compute(pretended_cuda, tmp_path):
+    laboratory = Laboratory(tmp_path)
+    manifest, extractor = laboratory.manifest(16), laboratory.extractor(tmp_path / "forked")
+    torch.zeros(1, device="cuda")
+    work = start(extract_in_small_shards, extractor, manifest)
+    work.join()
+    assert work.exitcode == 0
+    assert len(opened(extractor)) == 16
 
 
 def broken_promise(laboratory, times):

@@ -18,8 +18,8 @@ def commands_in_ready_processes(monkeypatch, in_ready_processes):
     monkeypatch.setattr(gpu, "subprocess", SimpleNamespace(run=run, TimeoutExpired=TimeoutError))
 
 
-def main(monkeypatch, *arguments):
-    command = ["gpu.py", "--device", "cpu", "--quick", "--networks", "efficientnet_lite0", *map(str, arguments)]
+def main(monkeypatch, *arguments, device="cpu"):
+    command = ["gpu.py", "--device", device, "--quick", "--networks", "efficientnet_lite0", *map(str, arguments)]
     monkeypatch.setattr(sys, "argv", command)
     return gpu.main()
 
@@ -39,6 +39,16 @@ def test_a_quick_run_on_the_cpu_measures_every_side_and_writes_its_tables(tmp_pa
     assert found["stage3 from the cache"]["images"] == found["stage3 from images"]["images"] > 0
     assert written.count("\n## ") == 4
     assert f"torch {found['machine']['torch']}" in written.splitlines()[2]
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("commands_in_ready_processes")
+def test_a_quick_run_on_a_gpu_goes_through_all_parts(tmp_path, monkeypatch, capsys):
+    assert main(monkeypatch, "--json", tmp_path / "found.json", "--time-limit", 3600, device="cuda") == 0
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert {"stage1", "run", "stage3 from images", "sizes huge", "cores", "heads large"} <= {*found}
+    assert found["machine"]["cuda"] == "yes"
+    assert "left out" not in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("commands_in_ready_processes")

@@ -21,7 +21,8 @@ from tests.photographs import COLOURS
 
 NEXT = dict(zip(COLOURS, [*list(COLOURS)[1:], next(iter(COLOURS))], strict=True))
 
-QUICK = ("--image-size", "32", "--c-values", "1e-3", "1e-1", "--cv", "3", "--fit-epochs", "4")
+QUICK = ("--image-size", "32", "--c-values", "1e-3", "1e-1", "--cv", "3", "--fit-epochs", "4", "--device", "cpu")
+"""Gradients that a GPU computes differ by rounding."""
 SEARCH = ("--head", "knn", "ridge", "mlp", "--depths", "last", "all", "--block-weight", "equal")
 RUN = ("--head", "logistic", "svm", "mlp", "--unfreeze", "1", "--epochs", "3", "--wise-ft", "--model-ema-decay", "0.9")
 

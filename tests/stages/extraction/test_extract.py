@@ -1,4 +1,5 @@
 import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -193,14 +194,17 @@ def test_a_file_that_was_closed_after_its_key_was_remembered_is_left_out_the_sec
     memo = DigestCache(small.cache / KEY_MEMO)
     first = load_manifest(DataConfig(str(folder)), memo=memo)
     closed = first.locations[0]
-    opened = Path.open
 
-    def refuse(self, *arguments, **options):
-        if str(self) == closed:
-            raise PermissionError(13, "Permission denied", closed)
-        return opened(self, *arguments, **options)
+    def refusing(opened):
+        def refuse(path, *arguments, **options):
+            if str(path) == closed:
+                raise PermissionError(13, "Permission denied", closed)
+            return opened(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "open", refuse)  # and so `read_bytes`
+        return refuse
+
+    monkeypatch.setattr(Path, "open", refusing(Path.open))  # and so `read_bytes`
+    monkeypatch.setattr(os, "open", refusing(os.open))  # by which files are read for a GPU
     remembered = load_manifest(DataConfig(str(folder)), memo=memo)
     assert remembered.keys == first.keys
     with pytest.raises(ImagesChangedError, match=r"^1 of the images changed or went .*: Permission denied"):

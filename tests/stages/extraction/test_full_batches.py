@@ -35,7 +35,7 @@ def expected(images):
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
-def test_a_batch_is_filled_up_and_gives_its_own_rows(pretended_cuda, device):
+def test_a_batch_is_filled_up_and_gives_its_own_rows(gpu, device):
     steps = Steps()
     batches = FullBatches(steps.first, steps.second, device=device, size=5, recorded=device == CUDA)
     for count in (5, 2, 5, 1):
@@ -43,7 +43,7 @@ def test_a_batch_is_filled_up_and_gives_its_own_rows(pretended_cuda, device):
         for rows, wanted in zip(batches(images), expected(images), strict=True):
             assert torch.equal(rows.cpu(), wanted)
     assert set(steps.sizes) == {5}
-    assert [graph.replays for graph in pretended_cuda.graphs] == ([4, 4] if device == CUDA else [])
+    assert [graph.replays for graph in gpu.graphs] == ([4, 4] if device == CUDA else [])
     with pytest.raises(ValueError, match="6 images are more than a batch of 5"):
         batches(images_of(6))
 

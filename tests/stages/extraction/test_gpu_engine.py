@@ -1,7 +1,9 @@
 """The engine of a GPU, with a CPU as the device: who decodes what, order, failures, and the same rows in any case."""
 
+import itertools
 import os
 import random
+import shutil
 import threading
 import weakref
 from pathlib import Path
@@ -261,24 +263,36 @@ def features(folder, cache, **options):
     return read_features(extractor, manifest), report, extractor
 
 
-@pytest.mark.parametrize("options", [{}, {"taps": "stages", "pool": "avg,max"}, {"augment": "light", "views": 2}])
-def test_extraction_on_a_gpu_gives_the_rows_of_a_cpu(pretended_cuda, tmp_path, options):
-    folder = make_folder(tmp_path / "images", per_class=12)
+@pytest.mark.parametrize(
+    ("subsampling", "alike", "options"),
+    [
+        ("4:2:0", 0.99, {}),  # of which a GPU shows other colors
+        ("4:4:4", 0.999, {}),
+        ("4:4:4", 0.999, {"taps": "stages", "pool": "avg,max"}),
+        ("4:4:4", 0.999, {"augment": "light", "views": 2}),
+    ],
+)
+def test_extraction_on_a_gpu_gives_the_rows_of_a_cpu(gpu, tmp_path, subsampling, alike, options):
+    folder = make_folder(tmp_path / "images", per_class=12, subsampling=subsampling)
     rows, report, extractor = features(folder, tmp_path / "cache", precision="fp32", **options)
     assert extractor.reading.decoder == "pixels+nvjpeg/2"
     assert extractor.device.type == "cuda"
-    assert sum(graph.replays for graph in pretended_cuda.graphs) > 0
+    assert sum(graph.replays for graph in gpu.graphs) > 0
     assert set(report.shares) >= {"read", "decode", "forward", "copy", "interpreter", "write"}
     expected, _, laptop = features(folder, tmp_path / "cache", device="cpu", **options)
     assert laptop.reading.decoder == "pixels/2"
     assert laptop.trunk.precision == "fp32"
     assert report.fingerprints != [tap.cache.spec.fingerprint for tap in laptop.taps]
-    assert np.corrcoef(rows.ravel().astype(float), expected.ravel().astype(float))[0, 1] > 0.999
+    assert np.corrcoef(rows.ravel().astype(float), expected.ravel().astype(float))[0, 1] > alike
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small", "convnext_tiny", "timm:vit_tiny_patch16_224"])
-def test_networks_of_all_kinds_are_recorded(pretended_cuda, tmp_path, backbone, precision):
+RECORDED = ("resnet18", "mobilenet_v3_small", "convnext_tiny", "timm:vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "precision"), [*itertools.product(RECORDED, ("bf16", "fp16")), ("vit_b_16", "bf16")]
+)
+def test_networks_of_all_kinds_are_recorded(gpu, tmp_path, backbone, precision):
     """None of them is taken for one that waits, in autocast neither."""
     extractor = build_extractor(
         FeatureConfig(
@@ -292,7 +306,7 @@ def test_networks_of_all_kinds_are_recorded(pretended_cuda, tmp_path, backbone, 
     )
     images = torch.randint(256, (1, 3, *extractor.image_shape), dtype=torch.uint8).cuda()
     first, again = extractor.forward_rows(images), extractor.forward_rows(images)
-    assert [graph.replays for graph in pretended_cuda.graphs] == [2]
+    assert [graph.replays for graph in gpu.graphs] == [2]
     assert torch.equal(first[0].cpu(), again[0].cpu())
 
 
@@ -533,6 +547,46 @@ def test_deterministic_kernels_are_taken_on_a_gpu_alone_where_asked_for(
         assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == taken
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_deterministic_kernels_give_the_same_bits_each_time(gpu, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    folder = make_folder(tmp_path / "images", per_class=6)
+    try:
+        rows = [features(folder, tmp_path / name, deterministic=True)[0] for name in "ab"]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert np.array_equal(*rows)
+
+
+def test_what_torch_does_not_compute_deterministically_is_said_in_words(pretended_cuda, files, tmp_path):
+    extractor = build_extractor(FeatureConfig(weights="none", image_size=32, cache=tmp_path))
+    requests = [plain(file) for file in files[:4]]
+
+    def counts(images):
+        return [torch.histc(images[:, :1].float(), 4)[None].expand(len(images), -1)]
+
+    assert len([*extractor.run_batches(requests, counts, 1)]) == 1
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(UsageError, match=r"`deterministic`: .* for histc_cuda: leave the option out"):
+            list(extractor.run_batches(requests, counts, 1))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="torch compiles with the help of a compiler for C"
+)
+def test_a_trunk_that_is_compiled_gives_the_rows_of_one_that_is_not(tmp_path):
+    folder = make_folder(tmp_path / "images", per_class=6)
+    options = {"backbone": "resnet18", "precision": "bf16", "extract_batch_size": 8}
+    expected, *_ = features(folder, tmp_path / "cache", **options)
+    rows, report, extractor = features(folder, tmp_path / "cache", compile_trunk=True, **options)
+    assert report.extracted == 18
+    assert extractor.arithmetic == "bf16-folded-compiled"
+    assert np.corrcoef(rows.ravel().astype(float), expected.ravel().astype(float))[0, 1] > 0.999
 
 
 def test_a_gpu_that_is_lost_is_said_in_words_and_the_same_command_goes_on(pretended_cuda, tmp_path, monkeypatch):

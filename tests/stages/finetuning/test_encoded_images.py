@@ -169,8 +169,8 @@ def test_a_batch_that_does_not_fit_is_rendered_in_parts(manifest, pretended_cuda
     assert torch.equal(whole, parts.cpu())
 
 
-def test_fine_tuning_from_images_goes_the_same_way_on_a_gpu(tmp_path, pretended_cuda):
-    folder = make_folder(tmp_path / "images", per_class=8)
+def test_fine_tuning_from_images_goes_the_same_way_on_a_gpu(tmp_path, gpu):
+    folder = make_folder(tmp_path / "images", per_class=8, subsampling="4:4:4")
     losses = {}
     for device in ("cpu", "cuda"):
         extractor = build_extractor(
@@ -183,7 +183,7 @@ def test_fine_tuning_from_images_goes_the_same_way_on_a_gpu(tmp_path, pretended_
         torch.manual_seed(0)
         head = LinearHead(extractor.row_shape, len(manifest.class_names))
         options = FinetuneConfig(
-            unfreeze="1", epochs=2, lr=1e-3, head_lr=1e-2, finetune_batch_size=8, num_workers=0, amp_dtype="none"
+            unfreeze="1", epochs=2, lr=3e-4, head_lr=3e-3, finetune_batch_size=8, num_workers=0, amp_dtype="none"
         )
         tuned = finetune(FinetuneProblem(extractor, manifest, head, options, 0))
         losses[device] = [epoch.val_loss for epoch in tuned.fit.history]
@@ -346,7 +346,7 @@ def trained_on(device, folder, manifest, head_of, monkeypatch, unfreeze="1", **o
     return [epoch.val_loss for epoch in tuned.fit.history], len(decoded), len(read)
 
 
-def test_fine_tuning_with_masks_goes_the_same_way_on_a_gpu(tmp_path, pretended_cuda, monkeypatch):
+def test_fine_tuning_with_masks_goes_the_same_way_on_a_gpu(tmp_path, gpu, monkeypatch):
     locations, masks = [], []
     for number in range(16):
         pixels, mask = draw(number)
@@ -377,8 +377,8 @@ def test_fine_tuning_with_masks_goes_the_same_way_on_a_gpu(tmp_path, pretended_c
     assert on_gpu[-1] < on_gpu[0]
 
 
-def test_fine_tuning_on_samples_of_several_images_goes_the_same_way_on_a_gpu(tmp_path, pretended_cuda, monkeypatch):
-    folder = make_folder(tmp_path / "images", per_class=8)
+def test_fine_tuning_on_samples_of_several_images_goes_the_same_way_on_a_gpu(tmp_path, gpu, monkeypatch):
+    folder = make_folder(tmp_path / "images", per_class=8, subsampling="4:4:4")
     single = load_manifest(DataConfig(str(folder)))
     refs = [ImageRef(*pair) for pair in zip(single.locations, single.keys, strict=True)]
     images = [(ref, ref if row % 2 else None) for row, ref in enumerate(refs)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.fitting import batched_lbfgs, device_linear
+from stages.fitting import batched_lbfgs, device_linear, device_rows
 from stages.fitting.device_linear import DeviceLinearModels, LinearFit, split_for_tf32
 from stages.fitting.device_rows import DeviceRows
 from stages.fitting.linear_models import LinearModelFactory
@@ -73,14 +73,15 @@ def test_in_float32_and_from_another_value_of_c_a_model_is_the_same_but_for_roun
 
 
 @pytest.mark.parametrize("stored", [np.float16, np.float32])
-def test_a_device_comes_to_the_same_and_so_it_does_where_rows_are_sent(stored, pretended_cuda):
+@pytest.mark.usefixtures("gpu")
+def test_a_device_comes_to_the_same_and_so_it_does_where_rows_are_sent(stored, monkeypatch):
     rows, labels, task = labelled("three")
     rows = rows.astype(stored)
     factory = LinearModelFactory("logistic", task, rows.mean(axis=0, dtype=np.float32))
     folds = [np.arange(0, 300), np.arange(100, 400)]
     found = []
     for device, free in (("cpu", 1), ("cuda", 1 << 34), ("cuda", 100)):
-        pretended_cuda.free = free
+        monkeypatch.setattr(device_rows, "free_memory", lambda _, free=free: free)
         models = models_of(factory, rows, labels, folds, torch.device(device), torch.float32)
         assert models.in_tf32 == (device == "cuda" and stored == np.float16)
         states = models.fit(FITS, [None] * len(FITS), final=True)

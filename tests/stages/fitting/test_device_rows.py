@@ -12,9 +12,9 @@ WHOLE = np.concatenate(PARTS)
 
 
 @pytest.fixture(params=["resident", "sent"])
-def rows(request, monkeypatch, pretended_cuda):
+def rows(request, monkeypatch, gpu):
     if request.param == "sent":
-        pretended_cuda.free = 100
+        monkeypatch.setattr(device_rows, "free_memory", lambda _: 100)
     monkeypatch.setattr(device_rows, "_SENT_BYTES", 3 * 14)
     made = DeviceRows.of(PARTS, torch.device("cuda"))
     assert (made.resident is None) == (request.param == "sent")

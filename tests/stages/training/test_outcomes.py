@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cache.errors import CutonceError
+from cache.errors import CutonceError, UsageError
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.regression import Regression
 from stages.training import outcomes
@@ -190,6 +190,23 @@ def test_a_gpu_that_is_lost_leaves_the_checkpoint_and_the_same_command_goes_on(p
     assert checkpoint.exists() == (lost_in > 1)
     rest = train_blobs(small_network().to(CUDA), 3, checkpoint=checkpoint)
     assert [epoch.val_loss for epoch in rest.history] == [epoch.val_loss for epoch in whole.history]
+
+
+def test_what_torch_does_not_train_deterministically_is_said_in_words(pretended_cuda):
+    model = torch.nn.Sequential(
+        torch.nn.Linear(4, 16),
+        torch.nn.Unflatten(1, (1, 4, 4)),
+        torch.nn.AdaptiveAvgPool2d(2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4, CLASSES),
+    ).to(CUDA)
+    train_blobs(model, 1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(UsageError, match=r"`deterministic`: .* for _adaptive_avg_pool2d_backward_cuda: leave the"):
+            train_blobs(model, 1)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_a_gpu_that_is_lost_while_it_is_read_does_not_pass_for_a_full_disk(pretended_cuda, tmp_path):

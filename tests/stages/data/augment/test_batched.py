@@ -126,16 +126,17 @@ def test_photographs_that_have_the_size_already_are_left_as_they_are():
 
 @pytest.mark.parametrize("augment", EVERY)
 @pytest.mark.parametrize("preprocessing", [PREPROCESSING, Preprocessing(320, 352)], ids=["small", "large"])
-def test_a_rendering_has_the_same_bits_whatever_is_with_it(augment, preprocessing):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_rendering_has_the_same_bits_whatever_is_with_it(augment, preprocessing, device):
     """So that rows in a cache are a function of image and view alone."""
     policy, seeds = augmentation(augment, preprocessing), list(range(len(IMAGES)))
-    whole = renderings(policy, IMAGES, seeds)
+    whole = renderings(policy, IMAGES, seeds, device)
     parts = torch.cat(
-        [renderings(policy, IMAGES[part], seeds[part]) for part in (slice(0, 1), slice(1, 4), slice(4, 9))]
+        [renderings(policy, IMAGES[part], seeds[part], device) for part in (slice(0, 1), slice(1, 4), slice(4, 9))]
     )
     assert torch.equal(whole, parts)
     order = [4, 0, 8, 3, 1, 7, 5, 2, 6]
-    turned = renderings(policy, [IMAGES[place] for place in order], [seeds[place] for place in order])
+    turned = renderings(policy, [IMAGES[place] for place in order], [seeds[place] for place in order], device)
     assert torch.equal(turned, whole[order])
     assert whole.is_contiguous(memory_format=torch.channels_last)
     assert whole.dtype == torch.uint8
@@ -171,7 +172,8 @@ def test_renderings_on_a_gpu_are_not_waited_for(pretended_cuda):
 
 
 @pytest.mark.parametrize("augment", ["strong", "randaugment(20)", "autoaugment"])
-def test_the_operations_of_the_policies_are_done_on_a_gpu(pretended_cuda, augment):
+@pytest.mark.usefixtures("gpu")
+def test_the_operations_of_the_policies_are_done_on_a_gpu(augment):
     """But for equalize, which torchvision does in a way that the pretended GPU does not know."""
     found = off_by(augmentation(augment, PREPROCESSING), "cuda", repetitions=6, unwanted="equalize")
     assert (found > 3).float().mean() < 0.004

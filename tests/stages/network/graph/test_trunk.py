@@ -18,7 +18,6 @@ from stages.runtime.threads import single_thread_pool
 from tests.stages.network.networks import FAMILIES, graph, images
 
 CPU = torch.device("cpu")
-NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 LITE, VIT = "timm:tf_efficientnet_lite0", "timm:vit_tiny_patch16_224"
 
 JOINED = {
@@ -182,7 +181,7 @@ def test_cut_before_a_batchnorm_is_refused_beside_deeper_ones_in_reduced_precisi
     assert trunk("resnet18", stem, deep).folded == 19
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @torch.inference_mode()
 def test_float32_means_float32_whatever_torch_is_set_to(device):
     torch.set_float32_matmul_precision("medium")
@@ -280,7 +279,7 @@ def test_best_precision_is_what_the_device_computes_by_itself():
     assert auto_precision(torch.device("mps")) == "fp32"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("gpu")
 @torch.inference_mode()
 def test_features_of_the_gpu_are_those_of_the_processor():
     device = torch.device("cuda")
