@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,19 +107,23 @@ def not_deterministic(error: BaseException) -> str:
     return name if refused else ""
 
 
+_TF32 = threading.RLock()
+
+
 @contextmanager
 def tf32(*, allowed: bool) -> Iterator[None]:
     """Have convolutions and matrix products round their factors, or not; what was set before is put back afterwards.
 
-    The settings are the whole process's, so this is for one thread at a time: a GPU has one that feeds it.
+    The settings are the whole process's, so one thread at a time is in here; what it launches is little work for it.
     """
-    before = [*_tf32_settings(torch.backends.cudnn), *_tf32_settings(torch.backends.cuda.matmul)]
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
+    with _TF32:
+        before = [*_tf32_settings(torch.backends.cudnn), *_tf32_settings(torch.backends.cuda.matmul)]
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+        try:
+            yield
+        finally:
+            for owner, name, value in before:
+                setattr(owner, name, value)
 
 
 def _tf32_settings(backend: Any) -> list[tuple[Any, str, Any]]:

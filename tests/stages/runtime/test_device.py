@@ -1,5 +1,8 @@
 """What a device can hold; which one is chosen is held by the tests of the machine."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -8,6 +11,21 @@ from stages.runtime.device import free_memory, is_lost, require_computing, resol
 from tests.pretended_cuda import DeviceError
 
 CUDA = torch.device("cuda:0")
+
+
+def test_threads_at_once_compute_each_in_its_own_arithmetic_and_leave_the_settings_as_they_were():
+    def settings():
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    def inside(number):
+        with tf32(allowed=number % 2 == 1):
+            time.sleep(1e-4)  # others go on
+            return settings() == (number % 2 == 1,) * 2
+
+    before = settings()
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(inside, range(100)))
+    assert settings() == before
 
 
 def test_memory_that_torch_holds_for_later_is_free(monkeypatch, pretended_cuda):
