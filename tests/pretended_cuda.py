@@ -33,7 +33,7 @@ from torch.utils._pytree import tree_map_only
 CUDA = torch.device("cuda:0")
 _LAZY = torch.device("lazy:0")
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
-_GIB = 1 << 30
+_MEMORY = 4 << 30, 16 << 30
 
 DeviceError: type[RuntimeError] = getattr(torch, "AcceleratorError", RuntimeError)
 """What torch raises where a device answers no more; before torch 2.8 it had no error of its own for that."""
@@ -74,7 +74,7 @@ class PretendedCuda:
     def __init__(self) -> None:
         self.synchronizations = 0
         self.largest_allocation: int | None = None
-        self.free, self.total = 4 * _GIB, 16 * _GIB
+        self.free, self.total = _MEMORY
         self.peak = 0
         self.bf16 = True
         self.lost = False
@@ -108,7 +108,7 @@ class PretendedCuda:
         """Raise for what was wrong though it went well this time, and be as new for the next test."""
         faults, self.faults = self.faults, []
         self.lost, self.largest_allocation, self.bf16, self.synchronizations = False, None, True, 0
-        self.graphs = []
+        self.free, self.total, self.graphs = *_MEMORY, []
         assert not faults, "Pretended CUDA: " + "; ".join(sorted(set(faults)))
 
     @property

@@ -274,6 +274,13 @@ def test_memory_may_be_too_small_and_the_device_may_be_lost(pretended_cuda):
         torch.zeros(2, device="cuda")
 
 
+def test_the_next_test_finds_the_memory_as_it_was(pretended_cuda):
+    free, total = torch.cuda.mem_get_info()
+    pretended_cuda.free, pretended_cuda.total = 1, 2
+    pretended_cuda.end_of_test()
+    assert torch.cuda.mem_get_info() == (free, total)
+
+
 def jpeg(mode="RGB", size=(40, 30), **settings):
     pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], len(mode)), np.uint8)
     file = io.BytesIO()

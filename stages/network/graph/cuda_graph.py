@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,9 @@ _WAITING = frozenset(
 )
 """Operators that the host waits for, by torch's names for them, besides copies between devices and masks as indices."""
 
+_RECORDING = threading.Lock()
+"""torch records one graph at a time in a process."""
+
 _INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"})
 
 
@@ -46,6 +50,8 @@ class CudaGraph:
     back memory that was used by a stream other than its own, as each batch of decoded images is (pytorch pull request
     180395).
 
+    Threads may call it at once, as those do that share a remembered network: one batch goes through after the other.
+
     Parameters
     ----------
     function : callable
@@ -56,16 +62,23 @@ class CudaGraph:
         self._function = function
         self._recorded: tuple[torch.Size, torch.cuda.CUDAGraph, Tensor, list[Tensor]] | None = None
         self._is_recordable = True
+        self._one_at_a_time = threading.Lock()  # what is recorded has one place for its batch, and one for the rows
+        self._last: torch.cuda.Stream | None = None
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Return what the function makes of the images."""
+        with self._one_at_a_time:
+            return self._launched(images)
+
+    def _launched(self, images: Tensor) -> list[Tensor]:
         if not self._is_recordable:
             return self._function(images)
         if self._recorded is None or self._recorded[0] != images.shape:
             self._recorded = None  # its memory is free for the next
             try:
-                self._recorded = self._record(images)
+                with _RECORDING:
+                    self._recorded = self._record(images)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
@@ -73,6 +86,10 @@ class CudaGraph:
                 _LOG.info(f"the network cannot be recorded as a CUDA graph, and is launched as it is: {error}")
                 return self._function(images)
         _, graph, given, rows = self._recorded
+        stream = torch.cuda.current_stream(images.device)
+        if self._last is not None and self._last != stream:
+            stream.wait_stream(self._last)
+        self._last = stream
         given.copy_(images, non_blocking=True)
         graph.replay()
         # the next call writes where these lie

@@ -1,6 +1,7 @@
 """A computation recorded on a GPU; where none is, or it cannot be recorded, the computation as it is."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -117,6 +118,23 @@ def test_what_is_brought_to_the_gpu_once_is_no_waiting(pretended_cuda):
         (rows,) = graph(images.cuda())
         assert torch.equal(rows.cpu(), images * 5)
     assert [recorded.replays for recorded in pretended_cuda.graphs] == [2]
+
+
+@pytest.mark.parametrize("streams", ["one stream", "a stream each"])
+def test_threads_that_share_what_is_recorded_have_their_own_rows(gpu, streams):
+    """As those of a server do, which ask for features of one network at once."""
+    graph = CudaGraph(lambda images: [images * 2, images.sum(1)])
+
+    def ask(number):
+        with torch.cuda.stream(torch.cuda.Stream() if streams == "a stream each" else None):
+            rows, sums = graph(torch.full((2, 3), float(number)).cuda())
+            torch.cuda.current_stream().synchronize()
+            return rows.cpu().unique().tolist() + sums.cpu().unique().tolist()
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(ask, range(100)))
+    assert found == [[2.0 * number, 3.0 * number] for number in range(100)]
+    assert [recorded.replays for recorded in gpu.graphs] == [100]
 
 
 def test_no_room_is_told_and_not_taken_for_what_cannot_be_recorded(monkeypatch):
