@@ -153,14 +153,16 @@ def test_test_time_augmentation_answers_with_the_mean_over_the_renderings(probe,
     from stages.data.augment.tta import TestTimeAugmentation
     from stages.data.sources.open_image import read_image
 
-    upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="2"))
+    # a GPU shows other colors of these files than a CPU
+    extractor = build_extractor(replace(probe.extractor.options, decode_on="cpu"))
+    upper = build_transfer_model(extractor, probe.head, FinetuneConfig(unfreeze="2"))
     subset = probe.manifest.select(range(0, 72, 9))
-    predicted = predict_proba(probe.extractor, upper, subset, tta)
-    renderings = TestTimeAugmentation(probe.extractor.backbone.preprocessing, tta)
+    predicted = predict_proba(extractor, upper, subset, tta)
+    renderings = TestTimeAugmentation(extractor.backbone.preprocessing, tta)
     for row, location in zip(predicted, subset.locations, strict=True):
         probabilities, _ = upper.activated(renderings(read_image(location)), probe.manifest.task)
-        assert np.allclose(row, probabilities.mean(dim=0).cpu().numpy(), atol=_rendered_elsewhere(probe.extractor))
-    assert not np.allclose(predicted, predict_proba(probe.extractor, upper, subset), atol=1e-4)
+        assert np.allclose(row, probabilities.mean(dim=0).cpu().numpy(), atol=_rendered_elsewhere(extractor))
+    assert not np.allclose(predicted, predict_proba(extractor, upper, subset), atol=1e-4)
 
 
 def _rendered_elsewhere(extractor):
@@ -170,17 +172,18 @@ def _rendered_elsewhere(extractor):
 
 def test_images_whose_renderings_are_in_two_batches_are_answered_whole(probe, monkeypatch):
     """As it happens on accelerators, whose batches are filled across images."""
-    from stages.extraction import extractor
+    from stages.extraction import extractor as extraction
 
-    upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="1"))
-    expected = predict_proba(probe.extractor, upper, probe.manifest, "flip")
+    extractor = build_extractor(replace(probe.extractor.options, decode_on="cpu"))
+    upper = build_transfer_model(extractor, probe.head, FinetuneConfig(unfreeze="1"))
+    expected = predict_proba(extractor, upper, probe.manifest, "flip")
 
     def in_batches_of_seven(requests, compute, device, batch_size, threads, renderings=1):
         return on_accelerator(requests, compute, device, 7, threads, renderings)
 
-    monkeypatch.setattr(extractor, "get_engine", lambda name, device: in_batches_of_seven)
-    close = _rendered_elsewhere(probe.extractor)
-    assert np.allclose(predict_proba(probe.extractor, upper, probe.manifest, "flip"), expected, atol=close)
+    monkeypatch.setattr(extraction, "get_engine", lambda name, device: in_batches_of_seven)
+    close = _rendered_elsewhere(extractor)
+    assert np.allclose(predict_proba(extractor, upper, probe.manifest, "flip"), expected, atol=close)
 
 
 def test_the_engine_that_the_options_name_computes_predictions_too(probe, monkeypatch):
