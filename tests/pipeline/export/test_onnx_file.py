@@ -15,7 +15,6 @@ from cache.errors import UsageError
 from pipeline.export.equality import BOUND, compare_with_run, samples_of_run
 from pipeline.export.exported_module import ExportedModule
 from pipeline.library.export_model import export_model, open_trained
-from stages.network.graph import tapped_trunk
 
 
 def test_it_says_what_it_takes_and_gives_and_what_of(exported):
@@ -85,8 +84,7 @@ def test_the_lines_of_its_card_are_all_that_it_takes(exported, images, tmp_path,
 
 
 @pytest.mark.parametrize("kind", ["masks", "columns", "gru", "mixture", "taps", "mirror"])
-def test_files_of_other_inputs_and_outputs_answer_as_the_run(saved, tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(tapped_trunk, "_CACHED", 1 << 12)  # as few images at a time as at a usual size
+def test_files_of_other_inputs_and_outputs_answer_as_the_run(saved, tmp_path, kind):
     found = []
 
     def check(model, run_file):

@@ -70,8 +70,8 @@ def test_only_what_is_missing_counts_and_rates_are_told_where_nothing_is(photogr
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
 def test_a_disk_that_is_slower_than_all_else_sets_the_time(photographs, small, monkeypatch, compression):
-    sync = atomic_write._sync
-    monkeypatch.setattr(atomic_write, "_sync", lambda path: (time.sleep(2), sync(path)))  # twice for each shard
+    sync = atomic_write.sync
+    monkeypatch.setattr(atomic_write, "sync", lambda path: (time.sleep(2), sync(path)))  # twice for each shard
     maps = replace(small, views=1, cut="blocks.0", pool="none", image_size=224, compression=compression)
     result = estimate(build_extractor(maps), load_manifest(DataConfig(str(photographs))))
     ((_, shape, _, _),) = (vars(tap).values() for tap in result.taps)
