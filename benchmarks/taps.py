@@ -5,6 +5,7 @@
     python benchmarks/taps.py                                # some minutes; --taps blocks, --pool avg for less
     python benchmarks/taps.py --networks efficientnet_lite0 --turns 25
     python benchmarks/taps.py --extraction small --networks efficientnet_lite0    # from files to the cache
+    NUMBA_CACHE_DIR=$(mktemp -d) python benchmarks/taps.py --networks resnet18    # its loops compiled as for a new user
 
 Random weights, which change nothing of the time, and random images in batches of 16 on one thread, as each core of a
 CPU computes them while extracting. Both sides take turns; the ratio is the median of the turns' ratios, with quartiles,
@@ -63,6 +64,15 @@ def seconds(trunk: nn.Module, images: torch.Tensor) -> float:
     with torch.inference_mode():
         trunk(images)
     return time.thread_time() - started
+
+
+def seconds_until_loops(precision: Precision) -> float:
+    """Return how long a process waits for the loops of statistics, compiled or read from where they are kept."""
+    started = time.perf_counter()
+    from stages.network.graph.pooling_kernels import compiled_kernel
+
+    compiled_kernel(torch.bfloat16 if precision == "bf16" else torch.float32)
+    return time.perf_counter() - started
 
 
 def row_of(
@@ -128,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     torch.set_num_threads(1)
     tune_malloc()
+    echo(f"numba's loops are there after {seconds_until_loops(options.precision):.1f} s")
     rows = [
         row_of(name, options.taps, options.pool.split(","), options.turns, options.image_size, options.precision)
         for name in options.networks

@@ -175,15 +175,18 @@ def supports_bf16(device: torch.device, *, emulated: bool = False) -> bool:
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=emulated))
-    cpuinfo = Path("/proc/cpuinfo")
-    if device.type != "cpu" or not cpuinfo.exists():
-        return False
-    return lists_bfloat16(cpuinfo.read_text(encoding="utf-8"))
+    return device.type == "cpu" and lists_bfloat16(cpuinfo())
 
 
-def lists_bfloat16(cpuinfo: str) -> bool:
+def cpuinfo() -> str:
+    """Return what Linux says of the processors; '' on other systems."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def lists_bfloat16(listed: str) -> bool:
     """Say whether the flags of an x86 processor, as ``/proc/cpuinfo`` has them, hold products of bfloat16."""
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpuinfo.split())
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(listed.split())
 
 
 def is_lost(error: BaseException) -> bool:

@@ -2,20 +2,19 @@
 
 torch multiplies float32 matrices with MKL, which takes its kernels for AVX-512 on Intel's processors alone. oneDNN,
 which torch has for convolutions and for compiled code, takes them wherever the processor has them: on a core of an AMD
-EPYC of the fifth generation 240 in place of 110 GFLOP/s (`benchmarks/products.py`).
+EPYC of the fifth generation twice as many in a second (`benchmarks/products.py`).
 """
 
 from __future__ import annotations
 
 import platform
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.runtime.device import has_numbers_here
+from stages.runtime.device import cpuinfo, has_numbers_here
 
 _WORTH = 1 << 19
 """Products of numbers from which on oneDNN's preparations do not show."""
@@ -91,10 +90,5 @@ def onednn_is_quicker() -> bool:
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and "AuthenticAMD" in _processor()
+        and "AuthenticAMD" in (cpuinfo() or platform.processor())
     )
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else platform.processor()

@@ -1,7 +1,7 @@
 """Average, maximum and deviation over places in one reading of a map, compiled for the processor by numba.
 
 Imported where such a kernel is wanted, since it imports numba. torch reads a map once for each of the three, and writes
-differences for the last; on a CPU the statistics of all depths wait for memory, so one reading costs a third.
+differences for the last; on a CPU the statistics of all depths wait for memory, so one reading costs half, or less.
 """
 
 from __future__ import annotations

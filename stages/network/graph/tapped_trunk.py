@@ -31,6 +31,9 @@ _LOG = logging.getLogger("cutonce")
 
 INSTALL = "pip install 'numba>=0.60'"
 
+_DOES_NOT_LOAD = (ImportError, OSError, RuntimeError, AttributeError)
+"""What numba raises that is not there, or is beside a NumPy too new for it."""
+
 
 class TappedTrunk(FrozenModule):
     """The frozen part of a network: normalised images -> the statistics of its taps, one after the other.
@@ -114,12 +117,7 @@ def _pooled(x: torch.Tensor, dims: tuple[int, ...], kinds: Sequence[str]) -> dic
 def _kernel(dtype: torch.dtype) -> Kernel | None:
     try:
         from stages.network.graph.pooling_kernels import compiled_kernel
-    except (
-        ImportError,
-        OSError,
-        RuntimeError,
-        AttributeError,
-    ) as error:  # what it raises beside a NumPy too new for it
+    except _DOES_NOT_LOAD as error:
         _LOG.info(f"the statistics of taps take longer, since numba does not load ({error}): {INSTALL}")
         return None
     return compiled_kernel(dtype)

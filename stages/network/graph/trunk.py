@@ -6,6 +6,7 @@ Reading images, normalising them and storing the rows are not done here.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
@@ -42,12 +43,12 @@ def precision_of(arithmetic: str) -> Precision | None:
 _SHARE_OF_FREE_MEMORY = 1 / 8
 
 
-class InPrecision(nn.Module):
+class InPrecision(nn.Module, ABC):
     """What computes in a precision, which is set around what torch has compiled, and not by it."""
 
+    @abstractmethod
     def computing(self) -> AbstractContextManager[Any]:
         """Return the context in which it computes."""
-        raise NotImplementedError
 
     def __call__(self, *inputs: Any) -> Any:
         """Compute in the precision."""

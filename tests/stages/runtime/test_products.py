@@ -1,6 +1,7 @@
 """Products by oneDNN: those of torch to rounding, however the matrices lie, and torch's own where they have to be."""
 
 import copy
+import platform
 
 import pytest
 import torch
@@ -114,7 +115,8 @@ def test_what_onednn_is_not_for_is_torchs(onednn):
     ],
 )
 def test_onednn_is_taken_on_amds_processors_with_avx_512(monkeypatch, processor, capability, expected):
-    monkeypatch.setattr(products, "_processor", lambda: processor)
+    monkeypatch.setattr(products, "cpuinfo", lambda: processor if "vendor_id" in processor else "")
+    monkeypatch.setattr(platform, "processor", lambda: processor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     onednn_is_quicker.cache_clear()
     try:
