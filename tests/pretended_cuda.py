@@ -27,7 +27,7 @@ from unittest import mock
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
 CUDA = torch.device("cuda:0")
@@ -46,6 +46,7 @@ _raw_to = torch.Tensor.to
 _raw_numpy = torch.Tensor.numpy
 _raw_tolist = torch.Tensor.tolist
 _raw_data = torch.Tensor.data
+_raw_trace = torch.jit.trace
 
 
 class PretendedCuda:
@@ -109,6 +110,10 @@ class PretendedCuda:
         faults, self.faults = self.faults, []
         self.lost, self.largest_allocation, self.bf16, self.synchronizations = False, None, True, 0
         self.free, self.total, self.graphs = *_MEMORY, []
+        with self.lock:
+            for stream in self.streams:
+                _merge(self.host, stream.clock)
+                stream.deliver(stream.clock[stream])
         assert not faults, "Pretended CUDA: " + "; ".join(sorted(set(faults)))
 
     @property
@@ -660,7 +665,19 @@ class _Factories(TorchDispatchMode):
             tensor = func(*args, **{**kwargs, "pin_memory": False})
             tensor.pretended_pinned = True
             return tensor
+        if args and isinstance(args[0], (int, float)):
+            args = _with_constants_of_a_trace(func, args)
         return func(*args, **kwargs)
+
+
+def _with_constants_of_a_trace(func: Any, args: Any) -> Any:
+    """Return arguments in which numbers that a trace holds as tensors are tensors again; Python is shown the numbers."""
+    return tuple(
+        torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+        if isinstance(value, (int, float)) and str(argument.type) == "Tensor"
+        else value
+        for value, argument in zip(args, func._schema.arguments, strict=False)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -832,6 +849,12 @@ def _made_on_the_cpu(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return make_and_copy
 
 
+def _trace(*args: Any, **kwargs: Any) -> Any:
+    """Trace what the CPU computes as if nobody watched its operators, or a convolution becomes a constant."""
+    with _disable_current_modes():
+        return _raw_trace(*args, **kwargs)
+
+
 def _numpy(self: Tensor, *, force: bool = False) -> Any:
     if isinstance(self, DeviceTensor):
         if force:
@@ -957,6 +980,7 @@ def pretend_cuda() -> Iterator[PretendedCuda]:
     patches += [mock.patch.object(torch.cuda, name, value) for name, value in _stand_ins(pretended).items()]
     patches += [mock.patch.object(torch.accelerator, name, value) for name, value in accelerator.items()]
     patches += [mock.patch.object(torch.Tensor, name, value) for name, value in tensor.items()]
+    patches += [mock.patch.object(torch.jit, "trace", _trace)]
     patches += [mock.patch.object(torch, "Generator", _GeneratorOfAnyDevice)]
     patches += [mock.patch.object(torch.distributed, "is_nccl_available", return_value=False)]
     # views of wrapped tensors are none of those that inference mode makes; without gradients is all that it means here

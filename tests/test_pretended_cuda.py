@@ -274,11 +274,15 @@ def test_memory_may_be_too_small_and_the_device_may_be_lost(pretended_cuda):
         torch.zeros(2, device="cuda")
 
 
-def test_the_next_test_finds_the_memory_as_it_was(pretended_cuda):
+def test_the_next_test_finds_the_memory_as_it_was_and_nothing_under_way(pretended_cuda):
     free, total = torch.cuda.mem_get_info()
     pretended_cuda.free, pretended_cuda.total = 1, 2
+    under_way = torch.ones(2, device="cuda").to("cpu", non_blocking=True)
     pretended_cuda.end_of_test()
     assert torch.cuda.mem_get_info() == (free, total)
+    stream = torch.cuda.current_stream()
+    assert pretended_cuda.host[stream] == stream.clock[stream]
+    assert under_way.tolist() == [1.0, 1.0]
 
 
 def jpeg(mode="RGB", size=(40, 30), **settings):
@@ -353,6 +357,25 @@ def test_a_shape_changes_in_place(pretended_cuda, inference):
         assert tensor.unsqueeze_(0) is tensor
         assert tensor.shape == (1, 2, 3)
         assert (2 * tensor.squeeze_(0).t_()).tolist() == [[0.0, 6.0], [2.0, 8.0], [4.0, 10.0]]
+
+
+class Halved(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        maps = self.convolution(x)
+        return maps.view(-1, maps.size(1) // 2, 6, 6) + maps.view(-1, maps.size(1) // 2, 6, 6)
+
+
+def test_a_trace_of_the_cpus_has_its_convolutions_and_numbers(pretended_cuda):
+    network, images = Halved().eval(), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        traced = torch.jit.trace(network, torch.zeros(2, 3, 8, 8), check_trace=False)
+        assert torch.equal(traced(images), network(images))
+    assert "aten::_convolution" in str(traced.inlined_graph)  # which compares its constants, and shows them
+    assert torch.ones(1, device="cuda").is_cuda  # as before
 
 
 def test_nothing_is_pretended_afterwards(request):
