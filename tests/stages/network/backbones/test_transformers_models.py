@@ -37,7 +37,13 @@ def dinov2(tmp_path_factory):
 @torch.no_grad()
 def test_features_are_what_the_library_computes(dinov2, photographs, tmp_path):
     options = FeatureConfig(
-        f"hf:{dinov2}", cut="encoder.layer.1,layernorm", pool="cls", cache=tmp_path, storage_dtype="float32"
+        f"hf:{dinov2}",
+        cut="encoder.layer.1,layernorm",
+        pool="cls",
+        cache=tmp_path,
+        storage_dtype="float32",
+        precision="fp32",
+        decode_on="cpu",  # as the library and `read_image` do it
     )
     extractor = build_extractor(options)
     manifest = load_manifest(DataConfig(str(photographs)))

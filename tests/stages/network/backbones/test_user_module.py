@@ -25,6 +25,9 @@ from stages.network.backbones.registry import load_backbone
 from stages.network.backbones.user_module import backbone_from_module
 from stages.network.heads.linear import LinearHead
 
+AS_HERE = {"storage_dtype": "float32", "precision": "fp32", "decode_on": "cpu"}
+"""As these tests compute what they expect, on whatever device."""
+
 NETS = """
 import torch
 from torch import nn
@@ -96,7 +99,7 @@ def manifest(photographs):
 
 @torch.no_grad()
 def test_an_import_path_is_cut_and_cached_like_any_backbone(nets, manifest, tmp_path):
-    options = FeatureConfig("own_nets:small", cut="features", cache=tmp_path / "cache", storage_dtype="float32")
+    options = FeatureConfig("own_nets:small", cut="features", cache=tmp_path / "cache", **AS_HERE)
     extractor = build_extractor(options)
     assert extract(extractor, manifest).extracted == 72
     features = read_features(extractor, manifest)
@@ -111,9 +114,7 @@ def test_an_import_path_is_cut_and_cached_like_any_backbone(nets, manifest, tmp_
 
 @torch.no_grad()
 def test_a_network_that_cannot_be_traced_is_cut_at_a_module_that_is_named(nets, manifest, tmp_path):
-    options = FeatureConfig(
-        "own_nets:undecided", cut="features.1,features", image_size=32, cache=tmp_path, storage_dtype="float32"
-    )
+    options = FeatureConfig("own_nets:undecided", cut="features.1,features", image_size=32, cache=tmp_path, **AS_HERE)
     extractor = build_extractor(options)
     assert extract(extractor, manifest).extracted == 72
     features = read_features(extractor, manifest)
