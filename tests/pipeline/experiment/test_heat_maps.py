@@ -103,14 +103,20 @@ def saved_beside(directory, head, path):
     return path
 
 
-def test_an_ensemble_is_the_weighted_sum_of_its_members(trained_runs, tmp_path):
-    _, experiment = trained_runs
-    directory = experiment.directory / "linear-ridge"
-    keys, locations = asked(directory)
+def two_heads(experiment):
+    """Heads that say about as much of a map, where trained ones say as much as their samples are easily told apart."""
     random = torch.Generator().manual_seed(0)
     heads = [LinearHead((experiment.extractor.row_shape[0],), 3) for _ in range(2)]
     for head in heads:
         head.output.weight.data = 0.2 + torch.randn(head.output.weight.shape, generator=random)
+    return heads
+
+
+def test_an_ensemble_is_the_weighted_sum_of_its_members(trained_runs, tmp_path):
+    _, experiment = trained_runs
+    directory = experiment.directory / "linear-ridge"
+    keys, locations = asked(directory)
+    heads = two_heads(experiment)
     ensemble = EnsembleHead.weighted(heads, [0.3, 0.7], "softmax")
     found = heat_of(saved_beside(directory, ensemble, tmp_path / "both"), keys, locations, [2] * len(keys))
     weights = 0.3 * heads[0].output.weight.detach()[2] + 0.7 * heads[1].output.weight.detach()[2]
@@ -128,8 +134,12 @@ def mixture_of(models, weights, path):
 
 def test_a_mean_over_networks_is_the_weighted_sum_of_theirs_over_the_same_places(trained_runs, tmp_path):
     folder, experiment = trained_runs
-    models = [experiment.directory / "linear-ridge", folder / "run-32" / "seed-0" / "linear-ridge"]
-    keys, locations = asked(models[0])
+    trained = [experiment.directory / "linear-ridge", folder / "run-32" / "seed-0" / "linear-ridge"]
+    models = [
+        saved_beside(directory, head, tmp_path / f"{number}" / directory.name)
+        for number, (directory, head) in enumerate(zip(trained, two_heads(experiment), strict=True))
+    ]
+    keys, locations = asked(trained[0])
     classes = [1] * len(keys)
     alone = [heat_of(model, keys, locations, classes) for model in models]
     # a member that counts for nearly all

@@ -11,6 +11,7 @@ import pytest
 from cache.errors import UsageError
 from pipeline.cli.app import main
 from pipeline.evaluation.comparison import compare_runs
+from pipeline.evaluation.predictions import read_arrays, write_arrays
 from pipeline.evaluation.results import Result
 from pipeline.experiment import mixture
 from pipeline.experiment.classify_images import predict_images
@@ -160,11 +161,25 @@ def test_what_makes_no_ensemble_is_an_error_that_says_what_differs(runs, photogr
         make_mixture(experiment, [ridge, experiment.directory / f"{mixed.method}-{mixed.name}"], OPTIONS)
 
 
+def say_of_validation(directory, of_truth):
+    """Let a method say so much of the true class of each validation sample, [n], and the rest of the others alike.
+
+    Which member gets a weight hangs on it, and what a network says on the device that trained it.
+    """
+    arrays = read_arrays(directory / "validation.npz")
+    samples, classes = arrays["probabilities"].shape
+    said = np.repeat((1 - np.resize(of_truth, samples))[:, None] / (classes - 1), classes, axis=1)
+    said[np.arange(samples), arrays["target"]] = np.resize(of_truth, samples)
+    write_arrays(directory / "validation.npz", {**arrays, "probabilities": said.astype(np.float32)})
+
+
 def test_a_run_makes_it_of_what_it_has_finds_it_and_takes_it_away_where_heads_alone_are_better(
     runs, monkeypatch, caplog
 ):
     _, experiment = runs
     assert run_mixture(experiment, replace(OPTIONS, ensemble="none")) == []
+    for name, of_truth in (("finetune-top-1", [0.9, 0.6]), ("linear-ridge", [0.6, 0.9]), ("linear-ncm", [0.5])):
+        say_of_validation(experiment.directory / name, of_truth)
     (made,) = run_mixture(experiment, OPTIONS)
     assert (made.method, made.name) == ("mixture", "greedy")
     assert made.settings["chosen from"] == "finetune-top-1, linear-ncm, linear-ridge"
@@ -173,6 +188,7 @@ def test_a_run_makes_it_of_what_it_has_finds_it_and_takes_it_away_where_heads_al
         (found,) = run_mixture(experiment, OPTIONS)
     assert found.test == made.test
     run_heads(experiment, ["knn"], OPTIONS)
+    say_of_validation(experiment.directory / "head-knn", [0.95])
     # beside another head the tuned network gets no weight, and a mean of heads is for the ensemble
     caplog.set_level(logging.INFO, "cutonce")
     assert run_mixture(experiment, OPTIONS) == []
