@@ -423,7 +423,9 @@ def _cost_words(model: Path) -> str:
     """Return what an image costs with a method, as it was measured when that was tested, and on which networks."""
     members = read_members(model)
     networks = dict.fromkeys(f"{member.backbone} at {member.image_size} px" for member in members)
-    words = f"; a mean of {len(members)} members on {listed(list(networks))}" if members else ""
+    words = (
+        f"; a mean of {len(members)} member{'s' * (len(members) != 1)} on {listed(list(networks))}" if members else ""
+    )
     seconds = Result.load(model).prediction_seconds_per_image if (model / RESULT).exists() else None
     return words if seconds is None else f"{words}; {1000 * seconds:,.1f} ms an image where it was trained"
 
