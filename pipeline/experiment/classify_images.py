@@ -102,7 +102,8 @@ def choose_model(run: Path, method: str | None, seed: int | None) -> ModelChoice
         return ModelChoice(called[0], "as `method` says")
     chosen = _chosen_on_page(run)
     if chosen in names:
-        return ModelChoice(models[names.index(chosen)], f"which {run / REPORT} says to take")
+        said_in = run / (REPORT if (run / REPORT).exists() else RESULTS)  # a search that was killed has no page yet
+        return ModelChoice(models[names.index(chosen)], f"which {said_in} says to take")
     choice = choose_result([Result.load(model) for model in models])
     best = next(model for model in models if model == choice.chosen.results[0].directory)
     ranked_by = f"{'out-of-fold' if choice.cross_validated else 'validation'} {choice.chosen.metric.label}"
