@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from pipeline.cli.flags import Comparison, DataFlags, FeatureFlags, HeadFlags, OpenFlag, OverwriteFlag
@@ -56,14 +57,18 @@ def best(
     from pipeline.experiment.best.run_best import BestOptions, run_best
     from pipeline.run_layout import REPORT
 
-    given = [name for name, value in (("--budget", budget), ("--trials", trials), ("--replay", replay)) if value]
+    limits = {"--budget": budget, "--trials": trials, "--replay": replay}
+    given = [name for name, value in limits.items() if value is not None]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)}: give one of them; it says how long the search goes on")
     if trials is not None and trials < 1:
         raise UsageError(f"--trials {trials} must be at least 1")
-    if max_predict_ms is not None and not max_predict_ms > 0:
-        raise UsageError(f"--max-predict-ms {max_predict_ms:g} must be more than 0")
-    allowed = Budget(trials=trials) if trials else Budget(parse_budget(budget or "10m")) if not replay else Budget()
+    if max_predict_ms is not None and not 0 < max_predict_ms < math.inf:
+        raise UsageError(f"--max-predict-ms {max_predict_ms:g} must be more than 0, and finite")
+    if trials is None and replay is None:
+        allowed = Budget(parse_budget("10m" if budget is None else budget))
+    else:
+        allowed = Budget(trials=math.inf if trials is None else trials)
     asked = BestOptions(allowed, replay, max_predict_ms)
     comparison, interrupted = run_best(data, features, head, asked, out, overwrite=overwrite)
     if interrupted:

@@ -102,7 +102,8 @@ def choose_model(run: Path, method: str | None, seed: int | None) -> ModelChoice
         return ModelChoice(called[0], "as `method` says")
     chosen = _chosen_on_page(run)
     if chosen in names:
-        return ModelChoice(models[names.index(chosen)], f"which {run / REPORT} says to take")
+        said_in = run / (REPORT if (run / REPORT).exists() else RESULTS)  # a search that was killed has no page yet
+        return ModelChoice(models[names.index(chosen)], f"which {said_in} says to take")
     choice = choose_result([Result.load(model) for model in models])
     best = next(model for model in models if model == choice.chosen.results[0].directory)
     ranked_by = f"{'out-of-fold' if choice.cross_validated else 'validation'} {choice.chosen.metric.label}"
@@ -423,7 +424,9 @@ def _cost_words(model: Path) -> str:
     """Return what an image costs with a method, as it was measured when that was tested, and on which networks."""
     members = read_members(model)
     networks = dict.fromkeys(f"{member.backbone} at {member.image_size} px" for member in members)
-    words = f"; a mean of {len(members)} members on {listed(list(networks))}" if members else ""
+    words = (
+        f"; a mean of {len(members)} member{'s' * (len(members) != 1)} on {listed(list(networks))}" if members else ""
+    )
     seconds = Result.load(model).prediction_seconds_per_image if (model / RESULT).exists() else None
     return words if seconds is None else f"{words}; {1000 * seconds:,.1f} ms an image where it was trained"
 

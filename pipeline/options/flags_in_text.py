@@ -8,9 +8,9 @@ from functools import cache
 from pipeline.options.toml_file import known_names
 
 _OF_COMMANDS = (
-    *("abstain_below", "budget", "config", "draws", "each_block", "format", "log_json", "manifest"),
+    *("abstain_below", "budget", "config", "draws", "each_block", "feature_map", "format", "log_json", "manifest"),
     *("max_predict_ms", "members", "method", "no_auxiliary", "overwrite", "repair", "replay", "results"),
-    *("seed", "threshold", "top_k", "track", "trials", "yes"),
+    *("seed", "seen", "threshold", "top_k", "track", "trials", "unknown", "yes"),
 )
 """Options that belong to single commands and stand in messages."""
 

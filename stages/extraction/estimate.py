@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheError, DataError
+from stages.data.image_stream import ImageRequest
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.extraction.room import row_bytes
@@ -101,25 +102,18 @@ def estimate(extractor: Extractor, manifest: Manifest, batches: int = _BATCHES) 
     computing = extractor.threads if extractor.device.type == "cpu" else 1
     warm_up = computing * extractor.batch_size
     sampled_keys = _evenly_spaced(list(lacking) or keys, warm_up * (1 + max(batches // len(views), 1)))
-    requests = (extractor.request(location_of[key], key, views) for key in sampled_keys)
-    renderings = 0
-    busy: dict[str, float] = {}
-    rows_of_tap: list[list[NDArray[Any]]] = [[] for _ in extractor.taps]
-    started = last_finished = time.perf_counter()
-    for batch in extractor.computed(requests):
-        last_finished = time.perf_counter()
-        if batch.finished <= warm_up < len(sampled_keys):
-            started = last_finished
-            continue
-        renderings += len(batch.indices)
-        for kept, of_batch in zip(rows_of_tap, batch.rows, strict=False):  # none where no image could be read
-            if sum(part.nbytes for part in kept) < _SHARD_BYTES:
-                kept.append(of_batch)
-        for stage, seconds in batch.busy.items():
-            busy[stage] = busy.get(stage, 0.0) + seconds
-    if not renderings:
+    cached = _evenly_spaced([key for key in keys if key not in lacking], len(sampled_keys))
+    # where what comes after the first batches is damaged these count too; where all that is missing is, what is cached
+    choices = (sampled_keys, warm_up if warm_up < len(sampled_keys) else 0), (sampled_keys, 0), (cached, 0)
+    tried = (
+        _timed(extractor, (extractor.request(location_of[key], key, views) for key in chosen), uncounted)
+        for chosen, uncounted in choices
+    )
+    timed = next((found for found in tried if found.renderings), None)
+    if timed is None:
         raise DataError(f"none of {len(sampled_keys)} images chosen for the estimate could be read")
-    per_second = renderings / (last_finished - started)
+    renderings, busy, rows_of_tap = timed.renderings, timed.busy, timed.rows_of_tap
+    per_second = renderings / timed.seconds
     limits = {stage: renderings / max(seconds, 1e-9) for stage, seconds in busy.items()}
     not_writable = ""
     try:
@@ -139,6 +133,45 @@ def estimate(extractor: Extractor, manifest: Manifest, batches: int = _BATCHES) 
         taps=taps,
         not_writable=not_writable,
     )
+
+
+@dataclass
+class _Timed:
+    """What some images took.
+
+    Attributes
+    ----------
+    rows_of_tap : list of list of array
+        For each tap, rows of some batches.
+    renderings : int
+    seconds : float
+    busy : dict
+        By the names of stages, seconds of work.
+    """
+
+    rows_of_tap: list[list[NDArray[Any]]]
+    renderings: int = 0
+    seconds: float = 0.0
+    busy: dict[str, float] = field(default_factory=dict)
+
+
+def _timed(extractor: Extractor, requests: Iterable[ImageRequest], warm_up: int) -> _Timed:
+    """Run images, and time those that come after so many."""
+    timed = _Timed([[] for _ in extractor.taps])
+    started = time.perf_counter()
+    for batch in extractor.computed(requests):
+        finished = time.perf_counter()
+        if batch.finished <= warm_up:
+            started = finished
+            continue
+        timed.seconds = finished - started
+        timed.renderings += len(batch.indices)
+        for kept, of_batch in zip(timed.rows_of_tap, batch.rows, strict=False):  # none where no image could be read
+            if sum(part.nbytes for part in kept) < _SHARD_BYTES:
+                kept.append(of_batch)
+        for stage, seconds in batch.busy.items():
+            timed.busy[stage] = timed.busy.get(stage, 0.0) + seconds
+    return timed
 
 
 def _seconds_to_write(extractor: Extractor, rows_of_tap: Sequence[Sequence[NDArray[Any]]]) -> float:

@@ -6,14 +6,15 @@ many trials give the same bits on any machine that computes the same; a clock on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from cache.errors import UsageError
 from pipeline.experiment.best.fine_tuning import fine_tunings
 from pipeline.experiment.best.other_looks import mirrored_look, other_looks
 from pipeline.experiment.best.trial import HeadTrial, Trial
-from stages.config.head_registry import HEADS, HeadKind, default_heads, find_head
-from stages.config.heads import BlockWeight, DepthSet, HeadConfig
+from stages.config.head_registry import HEADS, HeadKind, default_heads, find_head, names_where
+from stages.config.heads import BlockWeight, DepthSet, HeadConfig, HeadName
 from stages.fitting.halving import DepthSetting
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ MOST_SETTINGS = 3
 
 DEAR = 4.4
 """Times the cost of the first rung above which a fitted head comes after other looks at the images."""
+
+
+_SEARCHED_ROWS = ("vector", "any")
+"""Kinds of rows that heads of a search take."""
 
 
 def first_rung(search: Search) -> Iterator[Trial]:
@@ -108,9 +113,26 @@ def searched_heads(search: Search, *, in_epochs: bool) -> list[HeadKind]:
         for kind in kinds
         if kind.in_epochs == in_epochs
         and (task in kind.tasks or not kind.tasks)
-        and kind.rows in ("vector", "any")
+        and kind.rows in _SEARCHED_ROWS
         and (named or not in_epochs or task in kind.default_for)
     ]
+
+
+def require_searched(named: Iterable[HeadName]) -> None:
+    """Refuse heads that no trial would be of.
+
+    Raises
+    ------
+    UsageError
+        That names those that may be searched.
+    """
+    left_out = [name for name in named if find_head(name).rows not in _SEARCHED_ROWS]
+    if left_out:
+        searched = names_where(lambda kind: kind.rows in _SEARCHED_ROWS)
+        raise UsageError(
+            f"`head` {' '.join(left_out)}: a search is of heads on vectors ({searched}); `train` has those on maps and "
+            "on samples of several images"
+        )
 
 
 def choosing_head(task: str, named: tuple[str, ...]) -> str:

@@ -15,6 +15,7 @@ from pipeline.evaluation.trials import TrialRecord, read_search, read_trials, re
 from pipeline.experiment.best.answer import close, renew, shaping_options
 from pipeline.experiment.best.budget import Budget
 from pipeline.experiment.best.look import Look, SearchedData
+from pipeline.experiment.best.order import require_searched
 from pipeline.experiment.best.search import Search, search_trials
 from pipeline.experiment.dense_defaults import may_have_masks
 from pipeline.experiment.head_methods import require_heads
@@ -83,6 +84,7 @@ def run_best(
         )
     if may_have_masks(data):
         _require_answers_for_images(make_manifest(data, features, data.seeds[0]))
+    require_searched(head.head)
     note_columns_left_out(head)
     features = resolve_features(data, with_all_depths(features))
     extractor = build_extractor(features)

@@ -37,6 +37,7 @@ from pipeline.text import duration, format_score
 from stages.config.features import FeatureConfig
 from stages.config.head_registry import HeadKind, find_head
 from stages.config.heads import DepthSet
+from stages.extraction.extract import ImagesChangedError
 from stages.fitting.folds import repeats
 from stages.fitting.halving import DepthSetting, ranked_settings
 from stages.runtime.memory import MemoryShortError, shortage_told
@@ -55,8 +56,9 @@ MOST_OF_A_HEAD = 2
 """Trials of one head, on depths that served it, that are tried on another look."""
 
 
-_FOR_THE_DISK, _FOR_MEMORY = "for the disk", "for memory"
-"""What the record of a trial says that had no room on the disk, or in memory: with room it is tried again."""
+_FOR_THE_DISK, _FOR_MEMORY, _FOR_IMAGES = "for the disk", "for memory", "for images"
+"""What the record of a trial says that had no room on the disk, or in memory, or lacked images that had been there: it
+is tried again."""
 
 
 class EnsembleMade(NamedTuple):
@@ -401,13 +403,15 @@ def _run(search: Search, budget: Budget, number: int, trial: Trial) -> None:
 def _record_failure(
     search: Search, budget: Budget, number: int, trial: Trial, error: CutonceError, seconds: float = 0.0
 ) -> None:
-    """Tell that a trial failed, and leave that in the run: it is not tried again, unless it was for want of room."""
+    """Tell that a trial failed, and leave that in the run: it is not tried again, unless it lacked room or images."""
     _LOG.info(f"  {trial.name} failed, and is passed over: {error}")
     at, details = search.earlier + budget.elapsed, {}
     if isinstance(error, CacheError) and not isinstance(error, CacheInputError):
         details = {_FOR_THE_DISK: True}
     elif isinstance(error, MemoryShortError):
         details = {_FOR_MEMORY: True}
+    elif isinstance(error, ImagesChangedError):
+        details = {_FOR_IMAGES: True}
     record = TrialRecord(number, trial.name, trial.what, "failed", seconds, at, reason=str(error), details=details)
     record_trial(search, record)
 
@@ -456,8 +460,9 @@ def discard_half(directory: Path) -> None:
 
 def _failed_before(search: Search, trial: Trial) -> bool:
     """Return whether an earlier command failed at a trial, for a reason that stays."""
+    passing = {_FOR_THE_DISK, _FOR_MEMORY, _FOR_IMAGES}
     return any(
-        record.name == trial.name and record.state == "failed" and not {_FOR_THE_DISK, _FOR_MEMORY} & {*record.details}
+        record.name == trial.name and record.state == "failed" and not passing & {*record.details}
         for record in search.records
     )
 

@@ -20,7 +20,9 @@ def test_options_that_contradict_are_refused(tmp_path, capsys):
     said = [
         (("--budget", "3m", "--trials", "2"), "--budget and --trials: give one of them"),
         (("--trials", "0"), "--trials 0 must be at least 1"),
-        (("--max-predict-ms", "0"), "--max-predict-ms 0 must be more than 0"),
+        (("--max-predict-ms", "0"), "--max-predict-ms 0 must be more than 0, and finite"),
+        (("--max-predict-ms", "inf"), "--max-predict-ms inf must be more than 0, and finite"),
+        (("--budget", ""), "--budget '' is a time with its unit"),
         (("--budget", "soon"), "--budget 'soon' is a time with its unit: 90s, 3m, 1h30m"),
     ]
     for options, words in said:

@@ -104,6 +104,8 @@ def test_the_method_that_the_page_says_to_take_is_taken(run, tmp_path):
     write_comparison(said, [run], run)
     chosen = other.results[0].directory
     assert choose_model(run, None, None) == (chosen, f"which {run / 'report.html'} says to take")
+    (run / "report.html").unlink()
+    assert choose_model(run, None, None) == (chosen, f"which {run / 'results.json'} says to take")
     assert choose_model(run, best.name, None).directory == best
     shutil.move(run, tmp_path / "moved")
     assert choose_model(tmp_path / "moved", None, None).directory == tmp_path / "moved" / "seed-0" / chosen.name

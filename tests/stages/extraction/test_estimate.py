@@ -14,6 +14,7 @@ from stages.extraction import engine
 from stages.extraction.estimate import estimate
 from stages.extraction.extract import extract
 from stages.extraction.extractor import build_extractor
+from tests.photographs import make_folder
 
 
 @pytest.fixture
@@ -115,3 +116,16 @@ def test_without_a_readable_image_there_is_no_estimate(tmp_path, small):
             (tmp_path / "bad" / name / f"{index}.jpg").write_text(f"no image {name} {index}")
     with pytest.raises(DataError, match="none of 6"):
         estimate(build_extractor(small), load_manifest(DataConfig(str(tmp_path / "bad"))))
+
+
+def test_damaged_images_take_no_estimate_from_those_that_can_be_read(tmp_path, small):
+    source = DataConfig(str(make_folder(tmp_path / "photographs")))
+    extractor = build_extractor(replace(small, views=1, extract_batch_size=2))
+    first = extractor.threads * extractor.batch_size  # where others follow these are not timed
+    Path(load_manifest(source).distinct_images.locations[first]).write_bytes(b"no image")
+    manifest = load_manifest(source).select(range(first + 1))
+    assert estimate(extractor, manifest).per_second > 0  # what can be read comes first
+    extract(extractor, manifest.select(range(first)))
+    result = estimate(extractor, manifest)  # what is missing is damaged
+    assert result.images == 1
+    assert result.per_second > 0

@@ -54,6 +54,14 @@ def test_masks_are_refused_before_anything_is_written(search_photographs, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_heads_that_no_trial_would_be_of_are_refused_before_anything_is_written(search_photographs, tmp_path):
+    with pytest.raises(
+        UsageError, match=r"`head` attention mil: a search is of heads on vectors \(.*knn, .*; `train` has"
+    ):
+        search_photographs(tmp_path / "run", 1, head=replace(HEADS, head=("knn", "attention", "mil")))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_replay_is_of_a_search_with_the_same_options(searched, search_photographs, tmp_path):
     with pytest.raises(DataError, match=r"was not made by `best`"):
         search_photographs(tmp_path / "run", replay=tmp_path)

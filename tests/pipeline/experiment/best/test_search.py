@@ -18,8 +18,9 @@ from pipeline.experiment import ensemble_methods, head_methods
 from pipeline.experiment.best import look, order, search, trial
 from pipeline.experiment.best.budget import Budget, parse_budget
 from stages.fitting.halving import DepthSetting
+from tests.photographs import make_folder
 from tests.pipeline.experiment.best.conftest import FIRST as FIRST_TRIALS
-from tests.pipeline.experiment.best.conftest import HEADS, Clock, search_in
+from tests.pipeline.experiment.best.conftest import HEADS, Clock, Searcher, search_in
 
 FIRST = [*FIRST_TRIALS]
 FOLDERS = {f"{'head' if name == 'knn' else 'linear'}-{name}" for name in FIRST} | {"ensemble-greedy"}
@@ -306,6 +307,27 @@ def test_a_trial_that_memory_does_not_suffice_for_is_passed_over_and_tried_again
     search_photographs(tmp_path / "run", 5)
     assert finished(tmp_path / "run") == FIRST
     assert bits(tmp_path / "run") == bits(searched)
+
+
+def test_a_trial_that_lacked_images_is_tried_again_when_these_are_back(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path / "photographs")
+    away, place = tmp_path / "away.jpg", sorted(folder.glob("*/*"))[0]
+    first_rung = order.first_rung
+
+    def on_larger_images(found):
+        yield from islice(first_rung(found), 1)
+        if not away.exists():
+            place.rename(away)
+        yield trial.HeadTrial("logistic", found.look("48px", replace(found.main.options, image_size=48)), "48px")
+
+    monkeypatch.setattr(search, "all_trials", on_larger_images)
+    searcher = Searcher(folder, tmp_path / "cache")
+    searcher(tmp_path / "run", 2)
+    assert finished(tmp_path / "run") == ["logistic-last"]
+    assert "Failed: logistic (48px) (1 of the images" in " ".join(read_search(tmp_path / "run").words)
+    shutil.copyfile(away, place)
+    searcher(tmp_path / "run", 2)
+    assert finished(tmp_path / "run") == ["logistic-last", "logistic-48px"]
 
 
 def test_a_defect_in_a_trial_is_not_passed_over(search_photographs, tmp_path, monkeypatch):
