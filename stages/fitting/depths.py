@@ -6,7 +6,8 @@ of depths is tried with each weighting (`block_weight`), under all settings of t
 that were not fitted is taken. Out of folds the set is chosen on the other folds, as any setting is.
 
 A fitted head sees the standardized rows through their products alone (`stages.fitting.span`). A torch head is trained
-on the set of depths that ridge takes, whose search is the quickest by far.
+on the set of depths that ridge takes, whose search is the quickest by far; if it begins with a linear layer, on what
+the rows are in their own span, which are fewer numbers.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from stages.fitting.problem import DepthLayout, FitProblem
 from stages.fitting.registry import FitFunction
 from stages.fitting.result import HeadFit
 from stages.fitting.span import BlockRows, Coordinates, DepthChoice
+from stages.network.heads.registry import begins_linear
 
 _CHOOSES = "ridge"
 
@@ -53,7 +55,7 @@ def fit_depths(kind: HeadKind, fit: FitFunction, taps: DepthLayout, problem: Fit
     problem : FitProblem
     """
     if kind.in_epochs:
-        return _fit_torch(fit, taps, problem)
+        return _fit_torch(kind, fit, taps, problem)
     best, candidates, folds = _search(fit, taps, problem)
     fitted, coordinates = best
     known = [fold for _, fold in folds if fold is not None]
@@ -113,7 +115,7 @@ def best_scores(
     return list(found.items())
 
 
-def _fit_torch(fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> HeadFit:
+def _fit_torch(kind: HeadKind, fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> HeadFit:
     """Return a torch head that was trained on the depths, and with the weighting, that ridge takes.
 
     Where they are streamed it takes whole rows, as a head on one cut does.
@@ -137,15 +139,19 @@ def _fit_torch(fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> Head
         ridge: FitFunction = import_head(_CHOOSES)
         (_, coordinates), _, folds = _search(ridge, taps, problem, finished=False)
     rows, choice = coordinates.rows, coordinates.choice
+    config, views = replace(problem.config, fit_scaler="none"), problem.in_memory[0].augmented
+    in_span = begins_linear(kind.name) and not views
 
-    def fitted_on(choice: DepthChoice) -> tuple[HeadFit, Coordinates]:
-        width = sum(rows.widths[name] for name in choice.names)
-        numbers = rows.numbers(choice, float(width))  # a number has the variance 1 in the mean
-        views = [numbers.of(view) for view in problem.in_memory[0].augmented]
-        config = replace(problem.config, fit_scaler="none")
-        return fit(replace(_problem_on(numbers.values, problem, views), config=config)), numbers
+    def fitted_on(coordinates: Coordinates) -> tuple[HeadFit, Coordinates]:
+        if in_span and coordinates.triangle is not None:
+            shown = coordinates.spread(problem.seed)
+        else:
+            width = sum(rows.widths[name] for name in coordinates.choice.names)
+            shown = rows.numbers(coordinates.choice, float(width))  # a number has the variance 1 in the mean
+        shown_views = [shown.of(view) for view in views]
+        return fit(replace(_problem_on(shown.values, problem, shown_views), config=config)), shown
 
-    fitted, numbers = fitted_on(choice)
+    fitted, shown = fitted_on(coordinates)
 
     def fold() -> OutOfFold | None:
         if not problem.divisions:
@@ -157,7 +163,7 @@ def _fit_torch(fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> Head
         tried = {}
         for number in {pick for of_plan in picks for pick in of_plan}:
             picked = folds[number][0]
-            torch_fold = fitted.fold if picked == choice else fitted_on(picked)[0].fold
+            torch_fold = fitted.fold if picked == choice else fitted_on(next(rows.coordinates([picked])))[0].fold
             outputs = torch_fold() if torch_fold is not None else None
             assert outputs is not None
             tried[number] = outputs
@@ -165,8 +171,8 @@ def _fit_torch(fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> Head
 
     return replace(
         fitted,
-        head=numbers.on_rows(fitted.head),
-        head_train_only=numbers.on_rows(fitted.head_train_only),
+        head=shown.on_rows(fitted.head),
+        head_train_only=shown.on_rows(fitted.head_train_only),
         settings=_said(choice) | ({"depths chosen by": _CHOOSES} if folds else {}) | fitted.settings,
         candidates=[_said(choice) | candidate for candidate in fitted.candidates],
         fold=fold if fitted.fold is not None else None,

@@ -8,6 +8,11 @@ with K = L L' (Cholesky) the rows of the triangle L, n numbers in place of d, ha
 over C, folds and kinds of heads runs on L, and what is summed per block is taken once for all depth sets and weightings
 that the block is in. Weights V on L are V L^-1 Z on rows.
 
+What begins with a linear layer and is trained in epochs is no sum of rows, but of fewer numbers an epoch is the
+shorter, and what lies outside of the span of all rows tells it nothing. Only, its optimizer (AdamW) goes by each number
+alone, and those of a triangle count for very different shares of a row: so it is shown the coordinates along other axes
+of the span, drawn at random (`Coordinates.spread`).
+
 Of more rows than `EXACT_UP_TO`, some are drawn as landmarks M, and a row z becomes L^-1 M z with M M' = L L': its
 coordinates in their span (Nystroem's method for the linear kernel; Williams and Seeger 2001, "Using the Nystroem Method
 to Speed Up Kernel Machines"). Rows are gone through once, block by block, so they may be larger than memory.
@@ -16,14 +21,16 @@ to Speed Up Kernel Machines"). Rows are gone through once, block by block, so th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.fft import dct, idct
 from scipy.linalg import solve_triangular
+from torch import nn
 
 from cache.errors import DataError
 from stages.config.heads import BlockWeight
@@ -35,6 +42,7 @@ from stages.network.heads.depths import ColumnsHead, ProjectedHead
 from stages.network.heads.knn import KNNHead
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
+from stages.network.heads.registry import rebuild_head
 from stages.runtime.products import linear, product
 
 EXACT_UP_TO = 4000
@@ -64,6 +72,11 @@ _KEPT_BYTES = 512 << 20
 
 _TRIANGLE_CHUNK = 256
 """Rows whose products are summed at a time where one triangle of them is."""
+
+
+def landmarks_of(count: int, most: int) -> int:
+    """Return how many of some rows are landmarks: all that a triangle is exact for, else at most so many."""
+    return count if count <= EXACT_UP_TO else min(most, count)
 
 
 POWERS: Mapping[BlockWeight, float] = {"dim": 0.0, "sqrt": 0.25, "equal": 0.5}
@@ -329,6 +342,34 @@ def _triangle(products: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
+class Axes:
+    """Orthogonal axes, at random: signs are drawn and a cosine transform spreads each number over all.
+
+    So no matrix is kept, and none multiplied, as in the randomized Hadamard transform (Ailon and Chazelle 2006,
+    "Approximate Nearest Neighbors and the Fast Johnson-Lindenstrauss Transform", section 3).
+
+    Attributes
+    ----------
+    signs : ndarray of float32 [r]
+    scale : float
+        What coordinates are multiplied by.
+    """
+
+    signs: NDArray[np.float32]
+    scale: float
+
+    def along(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return rows as coordinates along the axes, [b, r] -> [b, r], multiplied by the scale."""
+        spread: NDArray[np.floating] = dct(values * self.signs, axis=1, norm="ortho")
+        return spread * self.scale
+
+    def back(self, weights: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return what weights of such coordinates, [k, r], are as weights of the values that these were made of."""
+        gathered: NDArray[np.floating] = idct(weights, axis=1, norm="ortho")
+        return gathered * self.signs * self.scale
+
+
+@dataclass(frozen=True)
 class Coordinates:
     """What rows are under a choice of blocks, and how a head on that becomes one on rows as they are cached.
 
@@ -341,6 +382,8 @@ class Coordinates:
     values : ndarray of float32 [n, r]
     triangle : ndarray of float64 [m, m] or None
         L of the landmarks; None where the values are the numbers themselves.
+    axes : Axes or None
+        Along which the values are coordinates, where that is not those of the triangle.
     """
 
     rows: BlockRows
@@ -348,6 +391,25 @@ class Coordinates:
     factor: torch.Tensor
     values: NDArray[np.float32]
     triangle: NDArray[np.float64] | None
+    axes: Axes | None = None
+
+    def spread(self, seed: int) -> Coordinates:
+        """Return the coordinates of the same rows along axes drawn at random, with the mean square 1.
+
+        Each of the numbers has about as large a part in the length of a row as any other.
+
+        Parameters
+        ----------
+        seed : int
+            By which the axes are drawn.
+        """
+        assert self.triangle is not None, "numbers that are in the span of rows"
+        signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0], np.float32), self.values.shape[1])
+        axes = Axes(signs, (self.values.size / float(np.square(self.values, dtype=np.float64).sum())) ** 0.5)
+        values = np.empty_like(self.values)
+        for start in range(0, len(values), _CHUNK):
+            values[start : start + _CHUNK] = axes.along(self.values[start : start + _CHUNK])
+        return replace(self, values=values, axes=axes)
 
     def on_rows(self, head: Head) -> Head:
         """Return a head that was fitted to the values as one that takes whole rows."""
@@ -373,14 +435,8 @@ class Coordinates:
         triangle = self.triangle
         if triangle is None:
             return head
-        if isinstance(head, LinearHead) and not head.config["l2"]:
-            dual = solve_triangular(triangle, head.output.weight.detach().double().numpy().T, lower=True, trans="T")
-            weight = self._sum_of_landmarks(dual)
-            linear = LinearHead((weight.shape[1],), len(weight))
-            with torch.no_grad():
-                linear.output.weight.copy_(weight)
-                linear.output.bias.copy_(head.output.bias)
-            return linear
+        if self.axes is not None or (isinstance(head, LinearHead) and not head.config["l2"]):
+            return self._behind_first_layer(head, triangle)
         if self.rows.exact and isinstance(head, RBFHead) and not head.config["l2"]:
             return self._kernel_on_numbers(head)
         if self.rows.exact and isinstance(head, KNNHead):
@@ -390,6 +446,17 @@ class Coordinates:
         # here rows are nothing but their part in the span of the landmarks, those that were fitted as any others
         inverse = solve_triangular(triangle, np.eye(len(triangle)), lower=True)
         return ProjectedHead.from_projection(head, self._sum_of_landmarks(inverse.T)).eval()
+
+    def _behind_first_layer(self, head: Head, triangle: NDArray[np.float64]) -> Head:
+        """Return a head that begins with a linear layer as one whose layer takes numbers: V L^-1 M of landmarks M."""
+        tensors = head.state_dict()
+        layer = next(name for name, module in head.named_modules() if isinstance(module, nn.Linear))
+        weight = tensors[f"{layer}.weight"].double().numpy()
+        weight = weight if self.axes is None else self.axes.back(weight)
+        tensors[f"{layer}.weight"] = self._sum_of_landmarks(solve_triangular(triangle, weight.T, lower=True, trans="T"))
+        on_numbers = rebuild_head({**head.config, "row_shape": [len(self.factor)]}, None)
+        on_numbers.load_state_dict(tensors)
+        return on_numbers.eval()
 
     def _sum_of_landmarks(self, weights: NDArray[np.float64]) -> torch.Tensor:
         """Return weights' @ M, float32 [k, d], for weights [m, k] and the landmarks M, which are not all held."""

@@ -40,6 +40,8 @@ from stages.config.heads import DepthSet
 from stages.extraction.extract import ImagesChangedError
 from stages.fitting.folds import repeats
 from stages.fitting.halving import DepthSetting, ranked_settings
+from stages.fitting.span import landmarks_of
+from stages.network.heads.registry import begins_linear
 from stages.runtime.memory import MemoryShortError, shortage_told
 from stages.tasks.base import Metric, find_metric
 
@@ -252,10 +254,14 @@ class Search:
         share = kind.cost / find_head(known).cost
         if not kind.in_epochs:
             return took[known] * share
-        # fitted heads see many depths in the span of the rows; an epoch goes through all numbers of each. And to fit
-        # them to folds is little beside the search for their settings, where an epoch takes as long in each
-        wide = max(math.prod(self.main.extractor.row_shape) / WIDE_ROW, 1.0)
-        return took[known] * share * wide * self.divisions
+        # fitted heads see many depths in the span of the rows, and so do some that train in epochs; of others an epoch
+        # goes through all numbers of each. And to fit the former to folds is little beside the search for their
+        # settings, where an epoch takes as long in each
+        numbers, manifest = math.prod(self.main.extractor.row_shape), self.about.manifest
+        if self.depth_sets and begins_linear(head):
+            known_rows = len(manifest) - len(manifest.indices("test"))
+            numbers = min(numbers, landmarks_of(known_rows, self.about.head.nystroem_components))
+        return took[known] * share * max(numbers / WIDE_ROW, 1.0) * self.divisions
 
     def remember(self, record: TrialRecord) -> None:
         """Take from the record of a finished trial what later ones follow from."""

@@ -15,7 +15,7 @@ from stages.network.heads.registry import register_torch_head
     rows="vector",
     tasks=("single_label", "multi_label", "regression"),
     default_for=("single_label", "multi_label", "regression"),
-    cost=6.0,
+    cost=15.0,
 )
 class MLPHead(Head):
     """One hidden layer: linear, ReLU, dropout, linear; float [b, d] -> logits [b, classes]."""

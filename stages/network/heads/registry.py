@@ -73,7 +73,7 @@ def build_head(
     if not find_head(name).in_epochs:
         torch_heads = names_where(lambda kind: kind.in_epochs)
         raise UsageError(f"`head` {name} is fitted, and no torch head; those are {torch_heads}.")
-    head: type[Head] = ImportedHead if ":" in name else import_head(name)
+    head = _class_of(name)
     settings = settings or {}
     if settings.get("l2") and not head.takes_l2():
         raise UsageError(
@@ -86,8 +86,18 @@ def build_head(
 
 def recipe_of_head(name: str, *, on_maps: bool) -> FitRecipe:
     """Return how a torch head trains where nothing is said; `on_maps` where it is to answer for each place of maps."""
+    return _class_of(name).default_recipe(on_maps=on_maps)
+
+
+def begins_linear(name: str) -> bool:
+    """Return whether the first that a torch head does with a row is a linear layer, so that it can take up another."""
+    head = _class_of(name)
+    return head.standardized and not head.takes_bags
+
+
+def _class_of(name: str) -> type[Head]:
     head: type[Head] = ImportedHead if ":" in name else import_head(name)
-    return head.default_recipe(on_maps=on_maps)
+    return head
 
 
 _MADE_OF_HEADS = {

@@ -8,9 +8,10 @@ import torch
 
 from cache.errors import UsageError
 from stages.config.heads import HeadConfig
-from stages.fitting import depths, span
+from stages.fitting import depths, fit_head, span
 from stages.fitting.feature_rows import FeatureRows, StreamedFeatureRows
 from stages.fitting.fit_head import head_probabilities, train_foldable_head, train_head
+from stages.fitting.torch_heads import fit_torch_head
 from stages.network.heads.serialization import load_head, save_head
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.regression import Regression
@@ -46,7 +47,7 @@ TRAIN, VAL, TEST = rows_of(70, 1), rows_of(30, 2), rows_of(300, 3)
 
 @pytest.mark.parametrize("name", ["logistic", "svm", "ridge", "rbf", "kernel_ridge", "knn", "ncm", "mlp"])
 def test_every_head_is_one_module_on_whole_rows_and_says_what_it_does_out_of_folds(name, tmp_path):
-    problem = problem_of(TRAIN, VAL, fit_epochs=10, fit_lr=(1e-2,), hidden_dim=32)
+    problem = problem_of(TRAIN, VAL, fit_epochs=30, fit_lr=(1e-2,), hidden_dim=32)
     trained, fold = train_foldable_head(name, problem)
     assert trained.settings["depths"] in ("blocks", "all")
     assert accuracy(trained.module, TEST) > 0.8
@@ -226,3 +227,32 @@ def test_a_torch_head_on_one_set_of_depths_needs_no_search_by_ridge(monkeypatch)
     assert trained.settings["depths"] == "blocks"
     assert "depths chosen by" not in trained.settings
     assert fold().outputs.shape == (1, 100, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "views", "numbers"), [("mlp", 0, 100), ("linear", 0, 100), ("cosine", 0, 150), ("mlp", 1, 150)]
+)
+def test_a_torch_head_that_begins_linear_is_trained_in_the_span_of_the_rows(monkeypatch, name, views, numbers):
+    """Of 100 rows, unless they have views, which lie outside of it."""
+    seen = []
+
+    def fit(problem):
+        seen.append((problem.train.row_shape, [view.shape for view in problem.train.augmented]))
+        return fit_torch_head(name, problem)
+
+    monkeypatch.setattr(fit_head, "get_fit", lambda _: fit)
+    train = replace(TRAIN, augmented=[TRAIN.features + 0.1] * views)
+    options = {"depths": ("blocks",), "fit_epochs": 2, "hidden_dim": 8, "fit_patience": 2}
+    trained = train_head(name, problem_of(train, VAL, **options))
+    assert seen == [((numbers,), [(70, 150)] * views)]
+    rows = torch.from_numpy(TEST.features).float()
+    assert torch.isfinite(trained.module(rows)).all()
+    assert trained.module.config["row_shape"] == [WIDTH]
+
+
+def test_rows_that_are_seen_by_landmarks_are_so_for_torch_heads_too(monkeypatch):
+    monkeypatch.setattr(span, "EXACT_UP_TO", 60)
+    train, val, test = (rows_of(count, seed, strength=2.0) for count, seed in ((140, 1), (60, 2), (300, 3)))
+    options = {"fit_epochs": 40, "hidden_dim": 64, "fit_lr": (1e-2,), "nystroem_components": 60}
+    trained = train_head("mlp", problem_of(train, val, depths=("all",), **options))
+    assert accuracy(trained.module, test) > 0.8

@@ -12,6 +12,7 @@ from stages.fitting.span import BlockRows, DepthChoice
 from stages.network.heads.depths import ProjectedHead
 from stages.network.heads.knn import KNNHead
 from stages.network.heads.linear import LinearHead
+from stages.network.heads.mlp import MLPHead
 from stages.network.heads.rbf import RBFHead
 from stages.network.heads.serialization import load_head, save_head
 from tests.stages.fitting.depth_rows import Layout, problem_of, rows_of
@@ -124,6 +125,36 @@ def test_landmarks_that_are_all_rows_give_the_products_exactly(monkeypatch):
     (coordinates,) = block_rows(landmarks=80).coordinates([ALL])
     expected = by_hand(ALL)
     assert np.allclose(coordinates.values @ coordinates.values.T, expected @ expected.T, atol=0.1)
+
+
+@pytest.mark.parametrize("landmarks", [80, 40])
+def test_along_axes_at_random_rows_have_the_same_products_and_all_numbers_as_large_a_part(monkeypatch, landmarks):
+    monkeypatch.setattr(span, "EXACT_UP_TO", 60)
+    (coordinates,) = block_rows(landmarks=landmarks).coordinates([ALL])
+    spread = coordinates.spread(seed=3)
+    products, expected = (found.values @ found.values.T for found in (spread, coordinates))
+    assert np.allclose(products * (expected.trace() / products.trace()), expected, atol=0.5)
+    assert np.isclose(np.square(spread.values).mean(), 1)
+    parts, of_triangle = (np.square(found.values).mean(axis=0) for found in (spread, coordinates))
+    assert parts.max() / parts.min() < 10
+    assert landmarks < 80 or of_triangle.max() / of_triangle.min() > 10
+    assert np.array_equal(spread.values, coordinates.spread(seed=3).values)
+    assert not np.allclose(spread.values, coordinates.spread(seed=4).values, atol=0.1)
+
+
+@pytest.mark.parametrize("head", [MLPHead((80,), 3, hidden=16), LinearHead((80,), 3, dropout=0.2)])
+def test_a_head_that_begins_linear_takes_up_the_way_to_its_coordinates(monkeypatch, head, tmp_path):
+    monkeypatch.setattr(span, "EXACT_UP_TO", 60)
+    (coordinates,) = block_rows(landmarks=80).coordinates([OUTER])
+    spread = coordinates.spread(seed=3)
+    on_rows = spread.on_rows(head)
+    rows = torch.from_numpy(np.concatenate([TRAIN.features, VAL.features])).float()
+    expected = head.eval()(torch.from_numpy(spread.values))
+    assert torch.allclose(on_rows(rows), expected, atol=0.05)
+    assert expected.std() > 0.1
+    assert not any(isinstance(part, ProjectedHead) for part in on_rows.modules())
+    save_head(tmp_path / "head", on_rows, {})
+    assert torch.equal(load_head(tmp_path / "head")[0](rows), on_rows(rows))
 
 
 def test_a_head_leaves_the_numbers_of_other_blocks_alone():

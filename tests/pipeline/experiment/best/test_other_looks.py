@@ -113,8 +113,13 @@ def test_epochs_over_many_numbers_and_in_many_folds_are_expected_to_take_as_much
 ):
     monkeypatch.setattr("stages.fitting.folds.REPEATED_BELOW", repeated_below)
     known = search.head_seconds("logistic")
-    ratio = find_head("mlp").cost / find_head("logistic").cost
-    assert search.head_seconds("mlp") / known == pytest.approx(ratio * repeats * 27_280 / 4096)
+    of_mlp, of_cosine = (find_head(head).cost / find_head("logistic").cost for head in ("mlp", "cosine"))
+    assert search.head_seconds("cosine") / known == pytest.approx(of_cosine * repeats * 27_280 / 4096)
+    assert search.head_seconds("mlp") / known == pytest.approx(of_mlp * repeats)  # in the span of the few rows
+    monkeypatch.setattr("stages.fitting.span.EXACT_UP_TO", 0)
+    search.about = replace(search.about, head=replace(search.about.head, nystroem_components=100_000))
+    assert search.head_seconds("mlp") / known == pytest.approx(of_mlp * repeats)
     search.main = Look("", replace(search.main.options, taps="", pool="avg"), search.about)
-    assert search.head_seconds("mlp") / known == pytest.approx(ratio * repeats)
+    assert search.head_seconds("mlp") / known == pytest.approx(of_mlp * repeats)
+    assert search.head_seconds("cosine") / known == pytest.approx(of_cosine * repeats)
     assert search.head_seconds("svm") / known == pytest.approx(find_head("svm").cost / find_head("logistic").cost)
