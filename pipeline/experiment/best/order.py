@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cache.errors import UsageError
 from pipeline.experiment.best.fine_tuning import fine_tunings
-from pipeline.experiment.best.other_looks import mirrored_look, other_looks
+from pipeline.experiment.best.other_looks import further_looks, mirrored_look, other_looks
 from pipeline.experiment.best.trial import HeadTrial, Trial
 from stages.config.head_registry import HEADS, HeadKind, default_heads, find_head, names_where
 from stages.config.heads import BlockWeight, DepthSet, HeadConfig, HeadName
@@ -60,17 +60,19 @@ def torch_heads(search: Search) -> Iterator[Trial]:
         yield HeadTrial(kind.name, search.main, rank=0 if search.depth_sets else None)
 
 
-def late_heads(search: Search) -> Iterator[Trial]:
-    """Yield heads that train in epochs, then the dear ones; the other way round where images are divided several times.
+def late_trials(search: Search) -> Iterator[Trial]:
+    """Yield heads that train in epochs, further looks, and the dear heads; the first last where images are few.
 
-    There it is epochs that take longest, and a budget that has no room for them would end in front of the others.
+    They are divided into folds several times then: it is epochs that take longest, and a budget that has no room for
+    them would end in front of the others.
     """
-    for of_class in (dear_heads, torch_heads) if search.divisions > 1 else (torch_heads, dear_heads):
+    of_many = (torch_heads, further_looks, dear_heads)
+    for of_class in (further_looks, dear_heads, torch_heads) if search.divisions > 1 else of_many:
         yield from of_class(search)
 
 
 CLASSES: tuple[Callable[[Search], Iterator[Trial]], ...] = (
-    *(first_rung, cheap_heads, mirrored_look, other_looks, late_heads, fine_tunings),
+    *(first_rung, cheap_heads, mirrored_look, other_looks, late_trials, fine_tunings),
 )
 """The classes of trials, the cheapest first."""
 

@@ -93,6 +93,67 @@ def test_weights_of_ones_own_have_no_second_network_and_nothing_comes_before_a_r
     assert list(other_looks.other_looks(search)) == []
 
 
+class Trials:
+    """Takes the trials of a class as they come, each with the score that its look is given."""
+
+    def __init__(self, search, scores):
+        self.search, self.scores = search, scores
+        self.like = next(record for record in search.finished if record.details["head"] == "ridge")
+
+    def __call__(self, trials):
+        names = []
+        for trial in trials:
+            names.append(trial.name)
+            details = {"head": trial.head, "look": trial.look.name}
+            record = replace(self.like, name=trial.name, score=self.scores(trial.look.name), details=details)
+            self.search.results[trial.name] = self.search.results[self.like.name]
+            self.search.records = [*self.search.records, record]
+        return names
+
+
+def looks_of(names):
+    return list(dict.fromkeys(name.partition("-")[2].removesuffix("-2") for name in names))
+
+
+@pytest.mark.parametrize(
+    ("best_side", "looks"),
+    [
+        (32, ["efficientnet_lite1"]),
+        (64, ["efficientnet_lite1-64px", "96px"]),
+        (128, ["efficientnet_lite1-64px", "96px", "128px", "160px"]),
+    ],
+)
+def test_further_networks_see_the_best_size_and_images_grow_as_long_as_that_helps(search, best_side, looks):
+    def score(look):
+        side = int(look.removesuffix("px")) if look.endswith("px") and look[0].isdigit() else 32
+        return 2.0 + side / 1000 if side <= best_side else 0.0
+
+    take = Trials(search, score)
+    assert looks_of(take(other_looks.other_looks(search))) == ["efficientnet_lite2", "64px"]
+    trials = take(other_looks.further_looks(search))
+    assert looks_of(trials) == looks
+    assert len(trials) == 3 * len(looks)
+
+
+def test_heads_that_train_in_epochs_stay_on_the_first_look(search):
+    record = replace(search.finished[0], name="mlp", score=2.0, details={"head": "mlp", "look": ""})
+    search.results["mlp"] = search.results[search.finished[0].name]
+    search.records = [*search.records, record]
+    assert search.best_trials("", 1)[0][0] == "mlp"
+    heads = [trial.head for trial in other_looks.further_looks(search)]
+    assert len(heads) == 3
+    assert "mlp" not in heads
+
+
+def test_without_a_larger_look_nothing_grows(search):
+    """As where the pass failed, or no trial was made on it."""
+    trials = list(other_looks.further_looks(search))
+    assert looks_of([trial.name for trial in trials]) == ["efficientnet_lite1"]
+    assert trials[0].look.options.image_size == search.main.options.image_size
+    search.results.clear()
+    assert list(other_looks.further_looks(search)) == []
+
+
 def test_heads_of_all_looks_are_averaged_and_the_mean_is_ranked_with_them(search, searched, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(searched, copy)
