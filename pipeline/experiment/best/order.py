@@ -60,19 +60,17 @@ def torch_heads(search: Search) -> Iterator[Trial]:
         yield HeadTrial(kind.name, search.main, rank=0 if search.depth_sets else None)
 
 
-def late_trials(search: Search) -> Iterator[Trial]:
-    """Yield heads that train in epochs, further looks, and the dear heads; the first last where images are few.
+def late_heads(search: Search) -> Iterator[Trial]:
+    """Yield heads that train in epochs, then the dear ones; the other way round where images are divided several times.
 
-    They are divided into folds several times then: it is epochs that take longest, and a budget that has no room for
-    them would end in front of the others.
+    There it is epochs that take longest, and a budget that has no room for them would end in front of the others.
     """
-    of_many = (torch_heads, further_looks, dear_heads)
-    for of_class in (further_looks, dear_heads, torch_heads) if search.divisions > 1 else of_many:
+    for of_class in (dear_heads, torch_heads) if search.divisions > 1 else (torch_heads, dear_heads):
         yield from of_class(search)
 
 
 CLASSES: tuple[Callable[[Search], Iterator[Trial]], ...] = (
-    *(first_rung, cheap_heads, mirrored_look, other_looks, late_trials, fine_tunings),
+    *(first_rung, cheap_heads, mirrored_look, other_looks, further_looks, late_heads, fine_tunings),
 )
 """The classes of trials, the cheapest first."""
 

@@ -16,7 +16,6 @@ from cache.errors import CutonceError
 from pipeline.experiment.best.look import MIRROR, Look
 from pipeline.experiment.best.trial import HeadTrial, Trial
 from stages.config.features import FeatureConfig
-from stages.config.head_registry import find_head
 from stages.config.image_size import read_size, shape_of_size
 from stages.network.backbones.catalog import CatalogEntry
 from stages.network.backbones.counts import known_counts
@@ -93,10 +92,8 @@ def _is_better(search: Search, look: str, others: tuple[str, ...]) -> bool:
 
 
 def _best_trials_on(search: Search, look: Look) -> Iterator[Trial]:
-    """Yield the best heads of the first look on another; not those that train in epochs, as that takes another pass."""
     heads: list[str] = []
-    best = [trial for trial in search.best_trials("", len(search.finished)) if not find_head(trial[0]).in_epochs]
-    for head, _, settings in best[:MOST_TRIALS]:
+    for head, _, settings in search.best_trials("", MOST_TRIALS):
         yield HeadTrial(head, look, f"{look.name}-2" if head in heads else look.name, settings)
         heads.append(head)
     look.forget()

@@ -135,16 +135,6 @@ def test_further_networks_see_the_best_size_and_images_grow_as_long_as_that_help
     assert len(trials) == 3 * len(looks)
 
 
-def test_heads_that_train_in_epochs_stay_on_the_first_look(search):
-    record = replace(search.finished[0], name="mlp", score=2.0, details={"head": "mlp", "look": ""})
-    search.results["mlp"] = search.results[search.finished[0].name]
-    search.records = [*search.records, record]
-    assert search.best_trials("", 1)[0][0] == "mlp"
-    heads = [trial.head for trial in other_looks.further_looks(search)]
-    assert len(heads) == 3
-    assert "mlp" not in heads
-
-
 def test_without_a_larger_look_nothing_grows(search):
     """As where the pass failed, or no trial was made on it."""
     trials = list(other_looks.further_looks(search))
