@@ -32,7 +32,7 @@ from pipeline.experiment.head_methods import (
 )
 from pipeline.experiment.model_card import ModelCard, read_recipe, read_unlike
 from pipeline.experiment.model_store import save_model
-from pipeline.run_layout import HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, RESULT
+from pipeline.run_layout import HEAD, MODEL_CARD, RESULT
 from stages.config.heads import HeadConfig, HeadName
 from stages.fitting.ensemble import Answers, average, select_greedily
 from stages.fitting.feature_rows import FeatureRows
@@ -84,15 +84,10 @@ class Candidate:
         """It as saved, on what `predict` has of a sample: only of members, since kernel machines hold many rows."""
         return load_head(self.directory / HEAD, self.graph)[0]
 
-    @cached_property
-    def without_val(self) -> Head:
-        """The same, fitted to train alone."""
-        return load_head(self.directory / HEAD_WITHOUT_VAL, self.graph)[0]
-
     def is_readable(self) -> bool:
         """Load it; where that fails, say so and return False: what an earlier command left ends nothing of this one."""
         try:
-            _ = self.head, self.without_val
+            _ = self.head
         except CutonceError as error:
             _LOG.warning(f"{self.directory.name} is no member of the ensemble: {error}")
             return False
@@ -205,7 +200,7 @@ class Combination:
     combine : callable
         From what members say, activated, and whether they were fitted to train alone, to what the ensemble says.
     head : callable
-        From members as modules, and the same, to the ensemble as a module.
+        From members as modules to the ensemble as a module.
     parameters : int
         Its own, beside those of its members.
     """
@@ -214,7 +209,7 @@ class Combination:
     settings: dict[str, Any]
     out_of_fold: NDArray[np.float32]
     combine: Callable[[Sequence[NDArray[Any]], bool], NDArray[np.float32]]
-    head: Callable[[Sequence[Head], bool], Head]
+    head: Callable[[Sequence[Head]], Head]
     parameters: int = 0
 
 
@@ -234,7 +229,7 @@ def _greedy(
         {"members": ", ".join(shares), "weights by": "loss out of folds"},
         out_of_fold,
         lambda parts, _: average(parts, positive),
-        lambda heads, _: EnsembleHead.weighted(heads, positive.tolist(), task.activation),
+        lambda heads: EnsembleHead.weighted(heads, positive.tolist(), task.activation),
     )
 
 
@@ -260,8 +255,8 @@ def _stack(
             outputs = modules[without_val](torch.from_numpy(stacked_outputs(task, parts)))
         return np.asarray(task.activate(outputs))
 
-    def head(heads: Sequence[Head], without_val: bool) -> Head:
-        return StackedHead(heads, modules[without_val], task.activation, LEAST_PROBABILITY).eval()
+    def head(heads: Sequence[Head]) -> Head:
+        return StackedHead(heads, trained.module, task.activation, LEAST_PROBABILITY).eval()
 
     return Combination(
         list(candidates),
@@ -335,7 +330,7 @@ def _make_and_test(
         cv={**out_of_fold.summary(result.metric), "seconds": folding + making.seconds},
     )
     validation = predictions_of(calibrated, val, validated)
-    head = made.head([member.head for member in members], False)
+    head = made.head([member.head for member in members])
     recipe = recipe_of(experiment, calibrated, METHOD, name, identity)
     with made_whole(directory) as fresh:
         result.save(fresh, outcome.predictions, validation=validation, out_of_fold=out_of_fold)
@@ -343,7 +338,6 @@ def _make_and_test(
             fresh,
             with_deviations(recipe, experiment, head, calibrated),
             head,
-            without_val=made.head([member.without_val for member in members], True),
             unlike=read_unlike(members[0].directory),
         )
     _LOG.info(f"{experiment.label}  {directory.name}: {format_accuracy(result)}, of {result.settings['members']}")

@@ -285,7 +285,9 @@ def train_and_test(
         )
     recipe = recipe_of(experiment, trained.task, method.method, method.called or method.name, method.identity)
     validation = predictions_from(trained.task, experiment.split("val"), trained.val_statistics)
-    head, without_val = as_saved(trained.module), as_saved(trained.module_train_only)
+    head = as_saved(trained.module)
+    # fine-tuning starts from it, and from no head on statistics of several depths, of which some hold all rows
+    without_val = as_saved(trained.module_train_only) if experiment.extractor.tap_layout is None else None
     if method.takes_images and columns is None:
         recipe = with_deviations(recipe, experiment, head, trained.task)
     with made_whole(method.directory) as fresh:

@@ -41,10 +41,15 @@ def test_it_is_tested_ranked_and_saved_as_a_method(experiment, probe):
     module, _ = load_head(directory / "head")
     rows = torch.from_numpy(probe.features[probe.manifest.indices("test")])
     np.testing.assert_allclose(module(rows).softmax(dim=1).detach(), said, atol=1e-4)
-    without_val, _ = load_head(directory / "head-without-val")
+    of_train = {
+        part: load_head(experiment.directory / f"{head.method}-{head.name}" / "head-without-val")[0]
+        for head, part in zip(heads, parts, strict=True)
+    }
     rows = torch.from_numpy(probe.features[probe.manifest.indices("val")])
-    validated = result.validation_predictions.statistics["probabilities"]
-    np.testing.assert_allclose(without_val(rows).softmax(dim=1).detach(), validated, atol=1e-4)
+    validated = sum(float(share) * of_train[name](rows).softmax(dim=1).detach() for name, share in shares.items())
+    said = result.validation_predictions.statistics["probabilities"]
+    np.testing.assert_allclose(said, validated, atol=0.02)
+    assert not (directory / "head-without-val.json").exists()  # nothing starts from it
     assert result.cv["mean"] == pytest.approx(result.metric.score(result.out_of_fold.statistics))
     first = parts["ridge"].out_of_fold
     assert all((getattr(result.out_of_fold, name) == getattr(first, name)).all() for name in ("keys", "fold", "repeat"))

@@ -24,7 +24,7 @@ from tests.pipeline.experiment.best.conftest import HEADS, Clock, Searcher, sear
 
 FIRST = [*FIRST_TRIALS]
 FOLDERS = {f"{'head' if name == 'knn' else 'linear'}-{name}" for name in FIRST} | {"ensemble-greedy"}
-SAME = ("predictions.npz", "validation.npz", "out-of-fold.npz", "head.safetensors", "head-without-val.safetensors")
+SAME = ("predictions.npz", "validation.npz", "out-of-fold.npz", "head.safetensors", "head.json")
 
 
 def bits(run):
@@ -263,6 +263,12 @@ def test_an_ensemble_that_cannot_be_made_anew_stays_as_it_was(search_photographs
     assert {path.name: path.read_bytes() for path in ensemble.iterdir()} == before
     search_photographs(run, 3)
     assert "kNN" in Result.load(ensemble).settings["chosen from"]
+
+
+def test_heads_on_depths_are_kept_once(searched):
+    """Nothing starts from them as they were without validation, and a kernel machine holds all rows."""
+    assert list(searched.glob("seed-0/*/head.safetensors"))
+    assert not list(searched.glob("seed-0/*/head-without-val.*"))
 
 
 def test_nothing_is_left_in_the_way_of_a_model_that_is_not_complete_but_what_its_training_goes_on_from(tmp_path):
