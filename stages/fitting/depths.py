@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import UsageError, listed
 from stages.config.head_registry import HeadKind, import_head
+from stages.config.heads import DepthSet
 from stages.fitting.feature_rows import FeatureRows, StreamedFeatureRows
 from stages.fitting.out_of_fold import OutOfFold, best_variants, put_together, variants_on_others
 from stages.fitting.problem import DepthLayout, FitProblem
@@ -142,16 +143,22 @@ def _fit_torch(kind: HeadKind, fit: FitFunction, taps: DepthLayout, problem: Fit
     config, views = replace(problem.config, fit_scaler="none"), problem.in_memory[0].augmented
     in_span = begins_linear(kind.name) and not views
 
-    def fitted_on(coordinates: Coordinates) -> tuple[HeadFit, Coordinates]:
-        if in_span and coordinates.triangle is not None:
-            shown = coordinates.spread(problem.seed)
+    def coordinates_of(choice: DepthChoice) -> Coordinates:
+        if choice == coordinates.choice:
+            return coordinates
+        alone = replace(problem.config, depths=(cast(DepthSet, choice.depths),), block_weight=(choice.weighting,))
+        return next(_coordinates(taps, replace(problem, config=alone)))
+
+    def fitted_on(choice: DepthChoice) -> tuple[HeadFit, Coordinates]:
+        if in_span and (found := coordinates_of(choice)).triangle is not None:
+            shown = found.spread(problem.seed)
         else:
-            width = sum(rows.widths[name] for name in coordinates.choice.names)
-            shown = rows.numbers(coordinates.choice, float(width))  # a number has the variance 1 in the mean
+            width = sum(rows.widths[name] for name in choice.names)
+            shown = rows.numbers(choice, float(width))  # a number has the variance 1 in the mean
         shown_views = [shown.of(view) for view in views]
         return fit(replace(_problem_on(shown.values, problem, shown_views), config=config)), shown
 
-    fitted, shown = fitted_on(coordinates)
+    fitted, shown = fitted_on(choice)
 
     def fold() -> OutOfFold | None:
         if not problem.divisions:
@@ -163,7 +170,7 @@ def _fit_torch(kind: HeadKind, fit: FitFunction, taps: DepthLayout, problem: Fit
         tried = {}
         for number in {pick for of_plan in picks for pick in of_plan}:
             picked = folds[number][0]
-            torch_fold = fitted.fold if picked == choice else fitted_on(next(rows.coordinates([picked])))[0].fold
+            torch_fold = fitted.fold if picked == choice else fitted_on(picked)[0].fold
             outputs = torch_fold() if torch_fold is not None else None
             assert outputs is not None
             tried[number] = outputs

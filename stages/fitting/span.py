@@ -74,13 +74,16 @@ _TRIANGLE_CHUNK = 256
 """Rows whose products are summed at a time where one triangle of them is."""
 
 
-def landmarks_of(count: int, most: int) -> int:
-    """Return how many of some rows are landmarks: all that a triangle is exact for, else at most so many."""
-    return count if count <= EXACT_UP_TO else min(most, count)
-
-
 POWERS: Mapping[BlockWeight, float] = {"dim": 0.0, "sqrt": 0.25, "equal": 0.5}
 """A block of d standardized numbers is multiplied by d to the power of minus this."""
+
+
+def landmarks_of(count: int, most: int, *, streamed: bool = False) -> int:
+    """Return how many of some rows are landmarks: all that a triangle is exact for, else at most so many.
+
+    Of rows that are `streamed` at most so many in any case, as landmarks are in memory.
+    """
+    return count if count <= EXACT_UP_TO and not streamed else min(most, count)
 
 
 @dataclass(frozen=True)
@@ -137,13 +140,14 @@ class BlockRows:
         self.slices = {
             name: slice(stop - width, stop) for (name, width), stop in zip(widths.items(), stops, strict=True)
         }
-        self.at_a_time, self.exact = _CHUNK, self.count <= EXACT_UP_TO
+        self.at_a_time = _CHUNK
         if isinstance(train, StreamedFeatureRows):  # standardized, and again as pieces: a quarter of what rows may take
             self.at_a_time = min(max(train.memory_bytes // 4 // (2 * 4 * self.width), 1), _CHUNK)
-            self.exact = self.exact and landmarks >= self.count  # all rows as landmarks are all rows in memory
+        number = landmarks_of(self.count, landmarks, streamed=isinstance(train, StreamedFeatureRows))
+        self.exact = number == self.count <= EXACT_UP_TO
         drawn = np.arange(self.count)
         if not self.exact:
-            drawn = np.random.default_rng(seed).choice(self.count, min(landmarks, self.count), replace=False)
+            drawn = np.random.default_rng(seed).choice(self.count, number, replace=False)
         self.landmarks = np.sort(drawn)
         standardizer = Standardizer()
         for part in self.parts:

@@ -133,9 +133,7 @@ class FinetuneTrial:
     def seconds(self, search: Search) -> float:
         """Return a pass for the head that it starts from, and the epochs, by what a pass took."""
         a_pass = search.main.seconds_an_image
-        manifest = search.about.manifest
-        images = len(manifest.indices("train")) + len(manifest.indices("val"))
-        epochs = self.config.epochs * images * _PASSES_AN_EPOCH * (0.0 if math.isnan(a_pass) else a_pass)
+        epochs = self.config.epochs * search.learned_from * _PASSES_AN_EPOCH * (0.0 if math.isnan(a_pass) else a_pass)
         return self.look.seconds_left(search.main, guessed=search.looks_ahead) + epochs
 
     def find(self, search: Search) -> Result | None:

@@ -201,8 +201,13 @@ class Search:
     @property
     def divisions(self) -> int:
         """How often images are divided into folds, in each of which every head is trained: several times of few."""
+        return repeats(self.learned_from)
+
+    @property
+    def learned_from(self) -> int:
+        """How many samples heads are fitted to in the end: those of train and of validation."""
         manifest = self.about.manifest
-        return repeats(len(manifest) - len(manifest.indices("test")))
+        return len(manifest.indices("train")) + len(manifest.indices("val"))
 
     @property
     def depth_sets(self) -> list[DepthSet]:
@@ -257,10 +262,9 @@ class Search:
         # fitted heads see many depths in the span of the rows, and so do some that train in epochs; of others an epoch
         # goes through all numbers of each. And to fit the former to folds is little beside the search for their
         # settings, where an epoch takes as long in each
-        numbers, manifest = math.prod(self.main.extractor.row_shape), self.about.manifest
+        numbers = math.prod(self.main.extractor.row_shape)
         if self.depth_sets and begins_linear(head):
-            known_rows = len(manifest) - len(manifest.indices("test"))
-            numbers = min(numbers, landmarks_of(known_rows, self.about.head.nystroem_components))
+            numbers = min(numbers, landmarks_of(self.learned_from, self.about.head.nystroem_components))
         return took[known] * share * max(numbers / WIDE_ROW, 1.0) * self.divisions
 
     def remember(self, record: TrialRecord) -> None:

@@ -30,8 +30,8 @@ class Head(nn.Module):
     A subclass says of itself what is more than the least:
 
     standardized : bool
-        It is trained on features of mean 0 and variance 1, where the options say so; its first linear layer takes up
-        the scaling afterwards.
+        It is trained on features of mean 0 and variance 1, where the options say so, and on those of several depths
+        along axes of their span; its first linear layer, before which nothing changes a row, takes that up afterwards.
     stackable : bool
         Several can be trained at once. Not those with BatchNorm, whose statistics change in every forward pass, nor
         modules of which nothing is known, nor whole blocks of a network, which fill the machine one at a time.

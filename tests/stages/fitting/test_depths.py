@@ -250,6 +250,19 @@ def test_a_torch_head_that_begins_linear_is_trained_in_the_span_of_the_rows(monk
     assert trained.module.config["row_shape"] == [WIDTH]
 
 
+def test_torch_heads_take_coordinates_that_others_have_made(monkeypatch):
+    """Out of folds on other depths too: to sum products again would take longer than to train."""
+    problem = problem_of(TRAIN, VAL, fit_epochs=2, hidden_dim=8)
+    trained, fold = train_foldable_head("mlp", problem)
+    taken = []
+    monkeypatch.setattr(depths, "variants_on_others", lambda _, said: [list(range(len(said)))])
+    monkeypatch.setattr(depths, "put_together", lambda _, tried, picks: sorted(tried))
+    monkeypatch.setattr(span, "_triangle", lambda products: taken.append(products))
+    assert fold() == [0, 1, 2]
+    assert taken == []
+    assert trained.settings["depths"] == "blocks"
+
+
 def test_rows_that_are_seen_by_landmarks_are_so_for_torch_heads_too(monkeypatch):
     monkeypatch.setattr(span, "EXACT_UP_TO", 60)
     train, val, test = (rows_of(count, seed, strength=2.0) for count, seed in ((140, 1), (60, 2), (300, 3)))

@@ -135,6 +135,14 @@ def test_further_networks_see_the_best_size_and_images_grow_as_long_as_that_help
     assert len(trials) == 3 * len(looks)
 
 
+def test_of_several_further_networks_the_cheaper_pass_comes_first(search, monkeypatch):
+    """The largest has had its pass by then."""
+    networks = ["efficientnet_lite9", "efficientnet_lite2", "efficientnet_lite1"]
+    monkeypatch.setattr(other_looks, "other_networks", lambda _: networks)
+    trials = list(other_looks.further_looks(search))
+    assert looks_of([trial.name for trial in trials]) == ["efficientnet_lite1", "efficientnet_lite2"]
+
+
 def test_without_a_larger_look_nothing_grows(search):
     """As where the pass failed, or no trial was made on it."""
     trials = list(other_looks.further_looks(search))
