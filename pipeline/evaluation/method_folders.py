@@ -3,17 +3,20 @@
 A method is written into a folder beside those of the seeds, where no list of methods looks. A folder takes the place of
 another one in two steps, and who is killed between them leaves none. Whoever looks for methods next, to read or to
 write, puts the former one back.
+
+A file of a method is never written to, but replaced: so two methods that have the same model may have one file of it.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cache.atomic_write import sync
+from cache.atomic_write import atomic_path, sync
 from cache.errors import CacheError, DataError
 from cache.kept import keep_file
 from pipeline.run_layout import RESULT, fresh_dir, methods_with, replaced_dir, replaced_from
@@ -104,6 +107,21 @@ def made_whole(directory: Path) -> Iterator[Path]:
     shutil.rmtree(fresh, ignore_errors=True)
     if (directory / RESULT).exists():
         keep_file("result", directory / RESULT)
+
+
+def share_file(file: Path, name: Path) -> None:
+    """Give a file of a method another name in the folder of another one; a copy where file systems have one name each.
+
+    Kernel machines hold hundreds of megabytes.
+    """
+    if name.exists() and name.samefile(file):  # to rename a file to another name of it leaves both
+        return
+    with atomic_path(name) as temporary:
+        temporary.unlink()
+        try:
+            os.link(file, temporary)
+        except OSError:
+            shutil.copyfile(file, temporary)
 
 
 def _take_place(fresh: Path, directory: Path, replaced: Path) -> None:

@@ -1,20 +1,16 @@
-"""Who the members of a saved mixture are, and copies of their models.
-
-A copy is another name of the same file where the file system has such: kernel machines hold hundreds of megabytes, and
-a file of a model is never written to, but replaced.
-"""
+"""Who the members of a saved mixture are, and copies of their models."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cache.atomic_write import atomic_path, write_atomically
+from cache.atomic_write import write_atomically
 from cache.errors import DataError
+from pipeline.evaluation.method_folders import share_file
 from pipeline.run_layout import MEMBER_MODELS, MEMBERS, MODEL_FILES
 
 
@@ -48,21 +44,11 @@ def save_members(directory: Path, members: Sequence[Member], models: Sequence[Pa
     for number, model in enumerate(models):
         folder = model_of_member(directory, number)
         folder.mkdir(parents=True)
-        names = [name for file in MODEL_FILES for name in (file, str(Path(file).with_suffix(".json")))]
-        for name in dict.fromkeys(names):
-            if (model / name).exists():
-                with atomic_path(folder / name) as temporary:
-                    _link_or_copy(model / name, temporary)
+        for name in MODEL_FILES:
+            for file in (model / name, (model / name).with_suffix(".json")):
+                if file.exists():
+                    share_file(file, folder / file.name)
     write_atomically(directory / MEMBERS, json.dumps([asdict(member) for member in members], indent=1).encode())
-
-
-def _link_or_copy(file: Path, name: Path) -> None:
-    """Give a file another name, or, where that cannot be, write a copy under it."""
-    name.unlink()
-    try:
-        os.link(file, name)
-    except OSError:
-        shutil.copyfile(file, name)
 
 
 def read_members(directory: Path) -> list[Member]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cache.atomic_write import atomic_path
 from cache.errors import CacheError, DataError
 from cache.kept import forget_kept, kept_words
-from pipeline.evaluation.method_folders import files_of_methods, made_whole, put_back
+from pipeline.evaluation.method_folders import files_of_methods, made_whole, put_back, share_file
 from pipeline.evaluation.results import Result, load_results
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finetune_methods import run_finetune
@@ -215,3 +216,24 @@ def test_a_result_that_is_replaced_while_it_is_read_is_the_former_one_or_the_new
         stopped.set()
         writer.join()
     assert scores == {0.9, 0.7}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_shared_file_is_one_where_it_can_be_and_stays_as_it_was_when_the_other_is_replaced(
+    tmp_path, monkeypatch, links
+):
+    def refused(*_):
+        raise PermissionError("one name each")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    file, name = tmp_path / "file", tmp_path / "name"
+    file.write_bytes(b"model")
+    for _ in range(2):
+        share_file(file, name)
+        assert name.read_bytes() == b"model"
+        assert name.samefile(file) == links
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "name"]
+    with atomic_path(file) as temporary:
+        temporary.write_bytes(b"trained anew")
+    assert name.read_bytes() == b"model"
