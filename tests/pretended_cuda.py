@@ -68,6 +68,8 @@ class PretendedCuda:
         Whether it answers nothing any more.
     graphs : list of CUDAGraph
         That were recorded.
+    recordings : list of CUDAGraph
+        That threads record just now.
     faults : list of str
         What would have gone wrong on some other run only; raised when the pretending ends.
     """
@@ -80,6 +82,7 @@ class PretendedCuda:
         self.bf16 = True
         self.lost = False
         self.graphs: list[CUDAGraph] = []
+        self.recordings: list[CUDAGraph] = []
         self.faults: list[str] = []
         self.used = False
         self.forked = False
@@ -267,10 +270,13 @@ class CUDAGraph:
         self._is_valid = True
 
     def capture_begin(self, *pool: Any, capture_error_mode: str = "global", **kwargs: Any) -> None:
-        _active().of_thread.recording = self
+        device = _active()
+        device.recordings.append(self)
+        device.of_thread.recording = self
 
     def capture_end(self) -> None:
         device = _active()
+        device.recordings.remove(self)
         device.of_thread.recording = None
         if not self._is_valid:
             device.faults.append(
@@ -751,6 +757,10 @@ def decode_jpegs_as_nvjpeg(sources: list[Tensor], mode: int, _device: Any) -> li
     from torchcodec.decoders import ImageReadMode
 
     device, stream = _active(), _active().current
+    if device.recordings:
+        device.faults.append(
+            "images are decoded while a graph is recorded: what nvJPEG does to the whole device may end the recording"
+        )
     if device.host.get(stream, 0) < stream.clock[stream]:
         device.faults.append(
             "images are decoded into memory that the stream may still be using: wait for it, as nvJPEG does not"
@@ -758,7 +768,13 @@ def decode_jpegs_as_nvjpeg(sources: list[Tensor], mode: int, _device: Any) -> li
     images = [_decode_silently(source.numpy().tobytes()) for source in sources]
     if ImageReadMode(mode) is not ImageReadMode.RGB:
         raise NotImplementedError("Pretended CUDA: images are decoded to RGB only")
-    return [image.to("cuda") for image in images]
+    try:
+        return [image.to("cuda") for image in images]
+    except torch.OutOfMemoryError as error:  # of which TorchCodec for torch 2.11 says this
+        raise RuntimeError(
+            'torch_call_dispatcher( "aten::empty", "memory_format", stack.data(), TORCH_ABI_VERSION) API call failed at '
+            "torch/csrc/stable/ops.h, line 631"
+        ) from error
 
 
 _ON_THEIR_SIDES = (5, 6, 7, 8)
@@ -889,6 +905,8 @@ def _stand_ins(device: PretendedCuda) -> dict[str, Any]:
     """Return what is put into ``torch.cuda``."""
 
     def synchronize(_device: Any = None) -> None:
+        for recording in device.recordings:  # of any thread: a device that records cannot be waited for
+            recording.refuse()
         clock: dict[Stream, int] = {}
         for stream in device.streams:
             _merge(clock, stream.clock)

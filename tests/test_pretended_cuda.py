@@ -256,6 +256,28 @@ def test_what_waits_cannot_be_recorded_and_leaves_the_thread_on_another_stream(p
     torch.cuda.synchronize()
 
 
+def test_while_a_thread_records_no_other_may_wait_for_the_whole_device():
+    given = torch.ones(2)
+    with pretend_cuda() as device:
+        images = given.cuda()
+        with ThreadPoolExecutor(1) as other:
+
+            def function(x):
+                other.submit(torch.cuda.current_stream().synchronize).result()  # of one stream it may
+                with pytest.raises(RuntimeError, match="operation not permitted when stream is capturing"):
+                    other.submit(torch.cuda.synchronize).result()
+                return x + 1
+
+            def another(x):  # begins by waiting for all that the device has to do
+                assert isinstance(other.submit(recorded, torch.neg, images).exception(), RuntimeError)
+                return x + 1
+
+            for what in (function, another):
+                with pytest.raises(RuntimeError, match="failed due to a previous error during capture"):
+                    recorded(what, images)
+        device.faults.clear()
+
+
 def test_a_graph_that_copies_from_the_memory_of_the_cpu_is_a_fault():
     with pretend_cuda() as device:
         given, numbers = torch.ones(2, device="cuda"), torch.ones(2).pin_memory()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,10 @@ from torch import Tensor
 from cache.errors import CutonceError, UsageError
 from stages.runtime.cgroup import memory_left
 from stages.runtime.memory import is_out_of_memory
+
+RECORDING = threading.Lock()
+"""Held while a CUDA graph is recorded, of which torch records one at a time in a process, and while a library is called
+whose own doings on the device are not known: to wait for all of it, for one, ends a recording, whichever thread does."""
 
 
 def resolve_device(name: str) -> torch.device:

@@ -15,7 +15,7 @@ from torch import Tensor
 from cache.errors import CutonceError
 from stages.data.images.codecs import INSTALL, first_line, torchcodec_decoders
 from stages.data.images.jpeg_structure import JpegSize
-from stages.runtime.device import is_lost
+from stages.runtime.device import RECORDING, is_lost
 from stages.runtime.memory import free_cached, is_out_of_memory
 
 _LOG = logging.getLogger("cutonce")
@@ -26,6 +26,10 @@ _PIXELS_AT_A_TIME = 1 << 28
 
 _ALLOCATOR_FAILURE = re.compile(r"(?i)\b(?:nvjpeg|decode batch|batch decoding|image info|jpeg stream)[^:\n]*: 5\b")
 """In errors of TorchCodec: nvJPEG's status for no memory. That is no fault of an image: it is not for the CPU."""
+
+_TENSOR_REFUSED = "API call failed"
+"""In errors of TorchCodec: torch did not give it a tensor. Before torch 2.13 that is all that is said of the memory that
+did not suffice (torch/headeronly/util/shim_utils.h)."""
 
 
 @cache
@@ -44,10 +48,8 @@ def why_no_gpu_decoder(device: torch.device) -> str:
     try:
         _decoded([torch.frombuffer(bytearray(encoded.getvalue()), dtype=torch.uint8)], device)
     except (RuntimeError, ValueError, TypeError, OSError) as error:
-        if is_out_of_memory(error) or is_lost(error):
-            raise CutonceError(
-                f"{device} does not decode a single image ({first_line(error)}): free its memory"
-            ) from error
+        if _is_short(error) or is_lost(error):
+            raise CutonceError(f"{device} does not decode a single image ({_told(error)}): free its memory") from error
         return (
             f"TorchCodec does not decode on {device} ({first_line(error)}); its build has to fit: "
             "https://github.com/meta-pytorch/torchcodec says how to install the one for CUDA"
@@ -101,21 +103,30 @@ def _decoded_or_halved(encoded: Sequence[Tensor], device: torch.device) -> list[
     try:
         return _decoded(encoded, device)
     except (RuntimeError, ValueError) as error:  # the second of a file without bytes
-        if len(encoded) == 1:
-            if _ALLOCATOR_FAILURE.search(str(error)):
-                raise torch.OutOfMemoryError(f"nvJPEG has no memory on {device}: {first_line(error)}") from error
-            if is_out_of_memory(error) or is_lost(error):
-                raise
-            _LOG.debug("the decoder of %s did not take an image: %s", device, first_line(error))
-            return [None]
         if is_lost(error):
             raise
-        is_short = is_out_of_memory(error) or _ALLOCATOR_FAILURE.search(str(error)) is not None
+        is_short = _is_short(error)
+        if len(encoded) == 1:
+            if is_short:
+                raise torch.OutOfMemoryError(f"no memory to decode on {device}: {_told(error)}") from error
+            _LOG.debug("the decoder of %s did not take an image: %s", device, first_line(error))
+            return [None]
     if is_short:
         say_once(f"{device} has not enough memory to decode {len(encoded)} images at once: fewer are decoded at a time")
         free_cached(device)
     half = len(encoded) // 2
     return _decoded_or_halved(encoded[:half], device) + _decoded_or_halved(encoded[half:], device)
+
+
+def _is_short(error: BaseException) -> bool:
+    """Return whether a decoder failed for want of memory."""
+    told = str(error)
+    return is_out_of_memory(error) or _ALLOCATOR_FAILURE.search(told) is not None or _TENSOR_REFUSED in told
+
+
+def _told(error: BaseException) -> str:
+    line = first_line(error)
+    return "there is none for a tensor" if line.partition("(")[0] == "torch_call_dispatcher" else line
 
 
 def _decoded(encoded: Sequence[Tensor], device: torch.device) -> list[Tensor | None]:
@@ -128,7 +139,8 @@ def _decoded(encoded: Sequence[Tensor], device: torch.device) -> list[Tensor | N
     """
     decoders = torchcodec_decoders()
     assert decoders is not None  # as `why_no_gpu_decoder` found
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()
-    images: list[Tensor | None] = decoders.decode_jpeg(list(encoded), device=device)
-    return images
+    if device.type != "cuda":
+        return list(decoders.decode_jpeg(list(encoded), device=device))
+    torch.cuda.current_stream(device).synchronize()
+    with RECORDING:
+        return list(decoders.decode_jpeg(list(encoded), device=device))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stages.runtime.device import RECORDING
+
 _LOG = logging.getLogger("cutonce")
 
 _WARM_UP = 3
@@ -31,9 +33,6 @@ _WAITING = frozenset(
     }
 )
 """Operators that the host waits for, by torch's names for them, besides copies between devices and masks as indices."""
-
-_RECORDING = threading.Lock()
-"""torch records one graph at a time in a process."""
 
 _INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"})
 
@@ -77,7 +76,7 @@ class CudaGraph:
         if self._recorded is None or self._recorded[0] != images.shape:
             self._recorded = None  # its memory is free for the next
             try:
-                with _RECORDING:
+                with RECORDING:
                     self._recorded = self._record(images)
             except torch.OutOfMemoryError:
                 raise
