@@ -6,9 +6,9 @@ to note what it is for; all else is done for some hundreds of images at once, in
 
 1. threads read parts of the work, and find out which files are JPEGs that the GPU decodes; what is not, threads beside
    them decode and render as everywhere else;
-2. one thread decodes and renders on a stream of its own, and puts the images of a part together in their order;
-3. the thread that asked launches the network on them and copies the rows into pinned memory; what has become of the
-   part before is waited for only then.
+2. one thread decodes and renders on streams of its own, and puts the images of a part together in their order;
+3. the thread that asked launches the network on them, on another stream, and copies the rows into pinned memory; what
+   has become of the part before is waited for only then.
 
 Who decodes an image depends on its bytes alone, and no image's pixels on those of others: so rows are the same in any
 order and however the work is divided.
@@ -23,6 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -85,13 +86,17 @@ def on_gpu(
             closing(prefetch_map(read, _parts(requests, batch_size), pool=readers, ahead=_READ_AHEAD)) as encoded,
             closing(prefetch_map(decode, encoded, pool=decoder, ahead=_DECODED_AHEAD)) as decoded,
         ):
-            for part in decoded:
-                launched.append(_launch(part, compute, batch_size, streams, probe))
-                del part
-                if len(launched) > 1:
+            try:
+                for part in decoded:
+                    with streams.computing():
+                        launched.append(_launch(part, compute, batch_size, streams, probe))
+                    del part
+                    if len(launched) > 1:
+                        yield launched.popleft()()
+                while launched:
                     yield launched.popleft()()
-            while launched:
-                yield launched.popleft()()
+            finally:
+                streams.join()
 
 
 def _parts(requests: Iterable[ImageRequest], batch_size: int) -> Iterator[tuple[int, list[ImageRequest]]]:
@@ -109,16 +114,37 @@ def _parts(requests: Iterable[ImageRequest], batch_size: int) -> Iterator[tuple[
 
 
 class _Streams:
-    """What is done beside each other on the device; on one without streams, one after the other."""
+    """What is done beside each other on the device; on one without streams, one after the other.
+
+    The network is not computed on CUDA's default stream, which waits for every stream that a library made as usual, and
+    they for it. Parts are decoded on two streams in turn: each call of the decoder waits for its stream, and so not for
+    the part before, which is still being rendered.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.is_cuda = device.type == "cuda"
         self._device = device
-        self._decoding = torch.cuda.Stream(device) if self.is_cuda else None  # type: ignore[no-untyped-call]
+        self._computing, *decoding = [
+            torch.cuda.Stream(device) if self.is_cuda else None  # type: ignore[no-untyped-call]
+            for _ in range(3)
+        ]
+        self._decoding = cycle(decoding)
+        if self._computing is not None:
+            self._computing.wait_stream(torch.cuda.current_stream(device))
 
     def decoding(self) -> AbstractContextManager[Any]:
-        """Return the context in which images are decoded."""
-        return nullcontext() if self._decoding is None else torch.cuda.stream(self._decoding)
+        """Return the context in which the next part is decoded."""
+        stream = next(self._decoding)
+        return nullcontext() if stream is None else torch.cuda.stream(stream)
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Return the context in which the network is launched."""
+        return nullcontext() if self._computing is None else torch.cuda.stream(self._computing)
+
+    def join(self) -> None:
+        """Let the stream of this thread wait for what was launched: its memory may be that of weights next."""
+        if self._computing is not None:
+            torch.cuda.current_stream(self._device).wait_stream(self._computing)
 
     def event(self) -> torch.cuda.Event | None:
         """Return an event that is recorded now, in the stream of this thread; it knows the time."""

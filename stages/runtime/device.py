@@ -17,7 +17,7 @@ from stages.runtime.memory import is_out_of_memory
 
 RECORDING = threading.Lock()
 """Held while a CUDA graph is recorded, of which torch records one at a time in a process, and while a library is called
-whose own doings on the device are not known: to wait for all of it, for one, ends a recording, whichever thread does."""
+of which it is not known what it does to the device: a recording ends where any thread waits for all of the device."""
 
 
 def resolve_device(name: str) -> torch.device:

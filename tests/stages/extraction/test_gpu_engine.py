@@ -241,6 +241,32 @@ def test_stages_are_told_apart_and_threads_end_with_the_iteration(files):
     assert set(threading.enumerate()) == before
 
 
+def test_no_call_of_the_decoder_waits_for_the_part_before_and_nothing_is_computed_on_the_default_stream(
+    pretended_cuda, files, monkeypatch
+):
+    decoders = torchcodec_decoders()
+    decode, decoding, computing = decoders.decode_jpeg, [], []
+
+    def noted(source, **settings):
+        if isinstance(source, list):
+            decoding.append(torch.cuda.current_stream())
+        return decode(source, **settings)
+
+    def compute(images):
+        computing.append(torch.cuda.current_stream())
+        return mean_colors(images)
+
+    monkeypatch.setattr(decoders, "decode_jpeg", noted)
+    jpegs = [file for file in files[:60] if file.endswith(("a.jpg", "g.jpg"))]  # each is decoded in one call
+    requests = on_gpu(map(plain, jpegs), compute, torch.device("cuda:0"), 4, 2)
+    streams = {torch.cuda.current_stream() for _ in requests}  # who asks stays on his own
+    assert len(decoding) == 5
+    assert all(one is not other for one, other in itertools.pairwise(decoding))
+    assert len({*decoding}) == 2
+    assert len({*computing}) == 1
+    assert len({*streams, *decoding, *computing}) == 4
+
+
 def test_what_computing_raises_ends_it(files):
     def fails(_):
         raise ZeroDivisionError
