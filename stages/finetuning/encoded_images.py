@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -302,7 +303,10 @@ class RenderedBatch(NamedTuple):
 
 
 class DeviceRenderer:
-    """Makes renderings of encoded images on a device, on a stream of its own, beside the training.
+    """Makes renderings of encoded images on a device, on streams of its own, beside the training.
+
+    On two in turn: each call of the decoder waits for its stream, and so not for the batch before, which is still being
+    rendered.
 
     Parameters
     ----------
@@ -313,8 +317,9 @@ class DeviceRenderer:
 
     def __init__(self, encoder: Encoder, device: torch.device) -> None:
         self._encoder, self._augment, self._device = encoder, encoder.augment, device
-        is_cuda = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
+        self._is_cuda = device.type == "cuda"
+        streams = [torch.cuda.Stream(device) if self._is_cuda else None for _ in range(2)]  # type: ignore[no-untyped-call]
+        self._streams = cycle(streams)
         self._in_halves = InHalves(self._decoded_and_rendered, device, "decoding and augmenting")
 
     def batches(self, batches: Iterable[EncodedBatch]) -> Iterator[tuple[Inputs, Tensor]]:
@@ -351,9 +356,9 @@ class DeviceRenderer:
                 images = images.index_select(0, uploaded(torch.tensor(places).argsort(), self._device))
             images = images.contiguous(memory_format=torch.channels_last)
             ready = None
-            if self._stream is not None:
+            if self._is_cuda:
                 ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                ready.record(self._stream)
+                ready.record()  # in the stream of this batch
         return RenderedBatch(images, batch, ready)
 
     @staticmethod
@@ -369,7 +374,8 @@ class DeviceRenderer:
                 yield jpegs[part.start : part.stop]
 
     def _beside(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+        stream = next(self._streams)
+        return nullcontext() if stream is None else torch.cuda.stream(stream)
 
     def _decoded_and_rendered(self, files: Sequence[tuple[EncodedBatch, EncodedJpeg]]) -> Tensor:
         """Return the renderings of JPEGs, [b, 3, S, S]; what the device does not decode after all, the CPU renders."""

@@ -28,8 +28,8 @@ _ALLOCATOR_FAILURE = re.compile(r"(?i)\b(?:nvjpeg|decode batch|batch decoding|im
 """In errors of TorchCodec: nvJPEG's status for no memory. That is no fault of an image: it is not for the CPU."""
 
 _TENSOR_REFUSED = "API call failed"
-"""In errors of TorchCodec: torch did not give it a tensor. Before torch 2.13 that is all that it says of memory that did
-not suffice (torch/headeronly/util/shim_utils.h)."""
+"""In errors of TorchCodec: torch did not give it a tensor. Before torch 2.13 it says no more of memory that did not
+suffice (torch/headeronly/util/shim_utils.h)."""
 
 
 @cache

@@ -3,6 +3,7 @@
 import io
 import weakref
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,23 @@ def test_what_is_decoded_is_rendered_without_waiting_for_the_gpu(manifest, prete
     before = pretended_cuda.synchronizations
     list(renderer.batches([batch]))
     assert pretended_cuda.synchronizations == before
+
+
+def test_no_batch_is_waited_for_while_it_is_rendered(manifest, pretended_cuda, monkeypatch):
+    """Each call of the decoder waits for its stream."""
+    batches = [EncodedImages(manifest, 7, Encoder(augmentation("none", PREPROCESSING), READING))] * 4
+    streams = []
+
+    def noted(files, sizes, device):
+        streams.append(torch.cuda.current_stream())
+        return decode_jpegs(files, sizes, device)
+
+    monkeypatch.setattr("stages.finetuning.encoded_images.decode_jpegs", noted)
+    renderer = DeviceRenderer(batches[0].encoder, CUDA)
+    list(renderer.batches(images.__getitems__([(1, 0), (1, 2)]) for images in batches))
+    assert len(streams) == 4
+    assert all(one is not other for one, other in pairwise(streams))
+    assert len({*streams, torch.cuda.current_stream()}) == 3
 
 
 def test_photographs_are_let_go_of_before_more_are_decoded(manifest, monkeypatch):
