@@ -25,11 +25,18 @@ def eigendecomposed(
         An error of the eigenvalues that does no harm. Where float32 makes less, it is computed in that, in a third of
         the time.
     device : torch.device, optional
-        Where it is computed; on the CPU, if left out.
+        Where it is computed; on the CPU, if left out, or where the device's solver does not converge: where many
+        eigenvalues are equal, as of features that are always 0, LAPACK does.
     """
     given = torch.from_numpy(matrix).to(device or "cpu")
     rounded = _ROUNDING * float(torch.linalg.vector_norm(given))  # no eigenvalue is larger than the norm
-    values, vectors = torch.linalg.eigh(given.float() if rounded < within else given)
+    given = given.float() if rounded < within else given
+    try:
+        values, vectors = torch.linalg.eigh(given)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # documented, if not declared
+        if given.device.type == "cpu":
+            raise
+        values, vectors = torch.linalg.eigh(given.cpu())
     return values.double().cpu().numpy(), vectors.double().cpu().numpy()
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from stages.fitting.symmetric import eigendecomposed, solved_in_place
 
@@ -35,3 +36,21 @@ def test_eigenvectors_make_the_matrix(positive):
     matrix, _ = positive
     values, vectors = eigendecomposed(np.tril(matrix))
     np.testing.assert_allclose((vectors * values) @ vectors.T, matrix, rtol=1e-10)
+
+
+def test_where_the_solver_of_a_gpu_does_not_converge_the_cpu_decomposes(positive, pretended_cuda, monkeypatch):
+    matrix, _ = positive
+    eigh, asked = torch.linalg.eigh, []
+
+    def converges_on_the_cpu(given):
+        asked.append(given.device.type)
+        if given.is_cuda:
+            raise torch.linalg.LinAlgError("linalg.eigh: The algorithm failed to converge (error code: 29).")
+        return eigh(given)
+
+    monkeypatch.setattr(torch.linalg, "eigh", converges_on_the_cpu)
+    values, vectors = eigendecomposed(np.tril(matrix), device=torch.device("cuda:0"))
+    np.testing.assert_allclose((vectors * values) @ vectors.T, matrix, rtol=1e-10)
+    assert asked == ["cuda", "cpu"]
+    with pytest.raises(torch.linalg.LinAlgError):
+        eigendecomposed(np.full((3, 3), np.nan))
