@@ -22,8 +22,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -119,8 +120,8 @@ def log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
     return -float(log_softmax(scores.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean())
 
 
-def settings(size: Size, device: torch.device, *, cores: bool = True) -> list[list[str]]:
-    """Return rows of a table: how long 40 settings and the last fits take, and how far from those of cores they are."""
+def settings(size: Size, device: torch.device, *, cores: bool = True) -> Iterator[list[str]]:
+    """Yield rows of a table: how long 40 settings and the last fits take, and how far from those of cores they are."""
     values = tuple(float(value) for value in np.geomspace(1e-5, 1, 20))
     problem = made_up(size, device, HeadConfig(c_values=values, scalers=("none", "standard"), cv=0))
     started = time.perf_counter()
@@ -128,7 +129,7 @@ def settings(size: Size, device: torch.device, *, cores: bool = True) -> list[li
     seconds = time.perf_counter() - started
     title = f"40 logistic settings + refit, {size}"
     tried = f"{len(fitted.candidates)} fits in the search"
-    rows = [[title, str(device), f"{seconds:.2f}", f"{tried}; chosen: {_setting(fitted)}"]]
+    yield [title, str(device), f"{seconds:.2f}", f"{tried}; chosen: {_setting(fitted)}"]
     if cores:
         started = time.perf_counter()
         reference = fit_logistic(replace(problem, device=CORES, shared={}))
@@ -138,23 +139,22 @@ def settings(size: Size, device: torch.device, *, cores: bool = True) -> list[li
         ]
         same = "the same setting" if _setting(fitted) == _setting(reference) else f"another: {_setting(reference)}"
         note = f"{same}; log loss on the device {losses[0] - losses[1]:+.5f} (of {losses[1]:.4f})"
-        rows.append([title, "solver for cores", f"{seconds:.2f}", note])
-    return rows
+        yield [title, "solver for cores", f"{seconds:.2f}", note]
 
 
 def _setting(fitted: HeadFit) -> str:
     return f"{fitted.settings['scaler']}, C {fitted.settings['C']:.3g}"
 
 
-def large(size: Size, device: torch.device) -> list[list[str]]:
-    """Return rows of a table: how long ridge and a path of logistic regression take on many rows."""
+def large(size: Size, device: torch.device) -> Iterator[list[str]]:
+    """Yield rows of a table: how long ridge and a path of logistic regression take on many rows."""
     values = tuple(float(value) for value in np.geomspace(1e-6, 1, 18))
     problem = made_up(size, device, HeadConfig(c_values=values, scalers=("standard",), cv=0))
     started = time.perf_counter()
     ridge = fit_ridge(problem)
     seconds = time.perf_counter() - started
     note = f"chosen: C {ridge.settings['C']:.3g}, accuracy {ridge.settings['score']:.4f}"
-    rows = [[f"ridge, {len(ridge.candidates)} penalties, {size}", str(device), f"{seconds:.2f}", note]]
+    yield [f"ridge, {len(ridge.candidates)} penalties, {size}", str(device), f"{seconds:.2f}", note]
     started = time.perf_counter()
     fits = DeviceFits.of(problem, factory_of(problem), margins=False)
     train = fits.rows.at(slice(0, size.train))
@@ -176,7 +176,7 @@ def large(size: Size, device: torch.device) -> list[list[str]]:
         f"rows {where}; best: C {path[best].c:.3g}, log loss {losses[best]:.4f}, {losses[best] - loss:+.5f} from where "
         f"{going_on:.1f} s more bring it"
     )
-    return [*rows, [f"logistic, {len(path)} warm-started penalties, {size}", str(device), f"{seconds:.2f}", note]]
+    yield [f"logistic, {len(path)} warm-started penalties, {size}", str(device), f"{seconds:.2f}", note]
 
 
 def main() -> None:
@@ -188,11 +188,15 @@ def main() -> None:
     arguments = parser.parse_args()
     device, sizes = torch.device(arguments.device), QUICK if arguments.quick else SIZES
     searched(made_up(QUICK["settings"], device, HeadConfig(c_values=(1e-3, 1e-2), cv=0)))
-    rows: list[list[str]] = []
+    parts: list[Iterator[list[str]]] = []
     if arguments.only != "large":
-        rows += settings(sizes["settings"], device, cores=not arguments.no_cores)
+        parts.append(settings(sizes["settings"], device, cores=not arguments.no_cores))
     if arguments.only != "settings":
-        rows += large(sizes["large"], device)
+        parts.append(large(sizes["large"], device))
+    rows = []
+    for row in chain.from_iterable(parts):
+        print("; ".join(row), file=sys.stderr, flush=True)  # what comes after it may take long
+        rows.append(row)
     echo(table(["what", "where", "seconds", "what came of it"], rows, left=2))
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -83,32 +84,62 @@ def measuring(images: int) -> Iterator[Measurement]:
     measurement.peak_memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def measure(side: str, folder: Path, /, **arguments: Any) -> Measurement:
+def measure(side: str, folder: Path, seconds: float | None = None, /, **arguments: Any) -> Measurement:
     """Run one side, a function of this package such as ``baselines.tutorial_features``, in a fresh process."""
     started = time.perf_counter()
-    measurement = Measurement(**in_fresh_process(side, folder, **arguments))
+    measurement = Measurement(**in_fresh_process(side, folder, seconds, **arguments))
     measurement.process_seconds = time.perf_counter() - started
     measurement.folder = str(folder)
     return measurement
 
 
-def in_fresh_process(function: str, folder: Path, /, **arguments: Any) -> Any:
+def in_fresh_process(function: str, folder: Path, seconds: float | None = None, /, **arguments: Any) -> Any:
     """Return what a function of this package, called in a process of its own in `folder`, returns as JSON.
 
     Raises
     ------
     SystemExit
         If it fails; with everything the process said.
+    subprocess.TimeoutExpired
+        If it takes more than so many seconds.
     """
     command = [sys.executable, "-m", "benchmarks.measurement", function, json.dumps(arguments)]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path}
-    completed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    completed = run_to_end(command, cwd=folder, env=environment(), seconds=seconds)
     if completed.returncode:
         raise SystemExit(
             f"{' '.join(command)} ended with status {completed.returncode}:\n{completed.stdout}{completed.stderr}"
         )
     return json.loads(completed.stdout.splitlines()[-1])
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a process that imports this package."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+
+
+def run_to_end(
+    command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, seconds: float | None
+) -> subprocess.CompletedProcess[str]:
+    """Return what a command came to and what it said.
+
+    Raises
+    ------
+    subprocess.TimeoutExpired
+        If it takes more than so many seconds; it is ended then, with all processes that it has started.
+    """
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as process:
+        try:
+            said = process.communicate(timeout=seconds)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            said = process.communicate()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise subprocess.TimeoutExpired(command, error.timeout, *said) from error
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, *said)
 
 
 def _answer(function: str, arguments: str) -> str:

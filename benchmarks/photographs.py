@@ -46,18 +46,30 @@ def make_many(kind: str, count: int, folder: str, different: int) -> None:
     random = np.random.default_rng(1)
     drawn = iter(lambda: tuple(random.integers(*_MIXED, 2, endpoint=True).tolist()), None)
     make_photographs_of_sizes(different, drawn if kind == "mixed" else repeat(SIZES[kind]), Path(folder))
-    originals = sorted(Path(folder).rglob("*.jpg"), key=lambda path: path.name)
+    originals = _by_name(folder)
     for index in range(different, count):
         original = originals[index % different]
         (original.parent / f"{index:05}.jpg").write_bytes(_with_comment(original.read_bytes(), str(index)))
 
 
+def take(images: str, count: int, folder: str) -> None:
+    """Make a folder of the first `count` images of another one, which `make_many` made."""
+    for original in _by_name(images)[:count]:
+        copy = Path(folder) / original.parent.name / original.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(original, copy)
+
+
 def make_others(images: str, count: int, folder: str) -> None:
     """Make a folder of `count` images that another one, made by `make_many`, has not, of the same kind."""
-    for original in sorted(Path(images).rglob("*.jpg"), key=lambda path: path.name)[:count]:
+    for original in _by_name(images)[:count]:
         copy = Path(folder) / original.parent.name / original.name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(_with_comment(original.read_bytes(), "another"))
+
+
+def _by_name(folder: str) -> list[Path]:
+    return sorted(Path(folder).rglob("*.jpg"), key=lambda path: path.name)
 
 
 def _with_comment(data: bytes, comment: str) -> bytes:

@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 
 from benchmarks import measurement
@@ -10,7 +8,7 @@ from tests import ready_processes
 def in_ready_processes(monkeypatch):
     """Let each side of a comparison run in a process that has imported everything, which nothing here is said of."""
 
-    def run(command, cwd, env, **_):
-        return ready_processes.run(*command[1:], cwd=cwd, env=env)
+    def run(command, *, cwd=None, env=None, seconds=None):
+        return ready_processes.run(*command[1:], cwd=cwd or measurement.ROOT, env=env)
 
-    monkeypatch.setattr(measurement, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(measurement, "run_to_end", run)
