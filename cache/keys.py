@@ -134,24 +134,33 @@ class DigestCache:
                 self._disable(error)
 
     def _outcomes(self, paths: Sequence[str], database: sqlite3.Connection | None) -> Iterator[tuple[str, str]]:
-        """Yield (key, '') or ('', reason) for each path: remembered, or hashed by a few threads."""
+        """Yield (key, '') or ('', reason) for each path: remembered, or hashed by a few threads, some paths ahead."""
         with ThreadPoolExecutor(_THREADS) as threads:
+            begun: _Begun | None = None
             for start in range(0, len(paths), _BATCH):
                 batch = [_stat(path) for path in paths[start : start + _BATCH]]
                 remembered = [self._recall(database, entry) for entry in batch]
                 unknown = [entry for entry, key in zip(batch, remembered, strict=True) if not key]
                 at_once = [unknown[start : start + _AT_ONCE] for start in range(0, len(unknown), _AT_ONCE)]
                 hashed = chain.from_iterable(threads.map(_hash_entries, at_once))
-                hashed_entries = []
-                for entry, key in zip(batch, remembered, strict=True):
-                    if key:
-                        yield key, ""
-                        continue
-                    outcome = next(hashed)
-                    if outcome.mtime_trusted:
-                        hashed_entries.append((*entry.identity, outcome.key))
-                    yield outcome.key, outcome.reason
-                self._remember(database, hashed_entries)
+                if begun is not None:
+                    yield from self._outcomes_of(begun, database)
+                begun = _Begun(batch, remembered, hashed)
+            if begun is not None:
+                yield from self._outcomes_of(begun, database)
+
+    def _outcomes_of(self, begun: _Begun, database: sqlite3.Connection | None) -> Iterator[tuple[str, str]]:
+        """Yield what came of a batch, and remember it."""
+        hashed_entries = []
+        for entry, key in zip(begun.batch, begun.remembered, strict=True):
+            if key:
+                yield key, ""
+                continue
+            outcome = next(begun.hashed)
+            if outcome.mtime_trusted:
+                hashed_entries.append((*entry.identity, outcome.key))
+            yield outcome.key, outcome.reason
+        self._remember(database, hashed_entries)
 
     def _open(self) -> closing[sqlite3.Connection] | None:
         if self.path is None:
@@ -219,10 +228,18 @@ class _Outcome(NamedTuple):
     """Whether the file had been still for long enough, before and while it was read, for its times to be trusted."""
 
 
+class _Begun(NamedTuple):
+    """A batch of files: the keys that are remembered, '' where none is, and what comes of hashing the others."""
+
+    batch: list[_Entry]
+    remembered: list[str]
+    hashed: Iterator[_Outcome]
+
+
 def _stat(path: str) -> _Entry:
     no_identity = _Identity(b"", 0, 0, 0)
     try:
-        status = Path(path).stat()
+        status = os.stat(path)  # noqa: PTH116 (asked for every image, and a Path takes as long again)
         absolute = os.fsencode(Path(path).absolute())
     except (OSError, ValueError) as error:
         return _Entry(path, no_identity, _reason(path, error))
@@ -253,7 +270,7 @@ def _hash_entry(entry: _Entry) -> _Outcome:
 def _hash(path: str | os.PathLike[str]) -> tuple[str, os.stat_result]:
     """Return the key of a file and its status after the last byte was read."""
     digest = hashlib.sha256()
-    with Path(path).open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (as above)
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
         return digest.hexdigest()[:KEY_LENGTH], os.fstat(file.fileno())

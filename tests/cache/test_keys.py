@@ -239,3 +239,16 @@ def test_processes_share_one_memo_at_once(tmp_path, monkeypatch):
     results = in_processes(_keys_with_memo, [(tmp_path / "keys.sqlite", paths)] * 4)
     assert all(keys == results[0][0] and note is None for keys, note in results)
     assert remembered(DigestCache(tmp_path / "keys.sqlite")) == 1500
+
+
+def test_files_are_hashed_while_the_next_ones_are_looked_up(tmp_path, monkeypatch):
+    paths = [str(tmp_path / str(number)) for number in range(7)]
+    for path in paths:
+        Path(path).write_text(path)
+    looked_up = []
+    monkeypatch.setattr(cache.keys, "_BATCH", 2)
+    monkeypatch.setattr(cache.keys, "_stat", lambda path, stat=cache.keys._stat: looked_up.append(path) or stat(path))
+    outcomes = DigestCache(None)._outcomes(paths, None)
+    assert next(outcomes) == (key_of_file(paths[0]), "")
+    assert looked_up == paths[:4]
+    assert [key for key, _ in outcomes] == [key_of_file(path) for path in paths[1:]]
