@@ -1,9 +1,13 @@
-"""Whether JPEG files are whole and of a kind that a GPU decodes as a CPU does: by their bytes, many files at once.
+"""Whether JPEG files are whole and of a kind that a GPU decodes well: by their bytes, many files at once.
 
 nvJPEG decodes a file that is cut off or damaged without an error, and shows something. libjpeg refuses it, and so must
 whoever asks nvJPEG. So what libjpeg would mind is looked for before, without decoding: every segment, every table that
 a scan refers to, the markers within the coded data and at their end. Not all that is wrong with the coded data is seen
 so, nor does libjpeg mind all of it; what is seen here is all that it refuses, tested by damaging files.
+
+Progressive files are left to a CPU. The engines of a card do not decode them, and without those nvJPEG takes one file
+after the other, in one thread, and finds the codes of progressive ones on the CPU, as DALI has it do, too: many threads
+of libjpeg's are quicker.
 
 Source of the rules: ITU-T Rec. T.81, annexes B, C and G; and, for colors, what libjpeg takes a file without JFIF or
 Adobe marker for.
@@ -21,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SOI, _EOI, _SOS, _DQT, _DHT, _DRI, _COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xFE
-_BASELINE, _PROGRESSIVE = 0xC0, 0xC2
+_BASELINE = 0xC0
 _APP0, _APP14, _APP15 = 0xE0, 0xEE, 0xEF
 _RST0, _RST7 = 0xD0, 0xD7
 _MOST_BLOCKS = 10
@@ -47,8 +51,8 @@ class _NotSoundError(Exception):
 def whole_jpegs(data: NDArray[np.uint8], spans: Sequence[tuple[int, int]]) -> list[JpegSize | None]:
     """Return the size of each file that nvJPEG decodes as a CPU does; None for any other, which a CPU has to judge.
 
-    Those are JPEGs, baseline or progressive, of 8 bits and one or three components, from which nothing is missing. The
-    answer depends on the bytes of a file alone. What follows the end of an image is not looked at, as no decoder does.
+    Those are baseline JPEGs of 8 bits and one or three components from which nothing is missing. The answer depends on
+    the bytes of a file alone. What follows the end of an image is not looked at, as no decoder does.
 
     Parameters
     ----------
@@ -132,7 +136,6 @@ class _Walk:
     stop: int
     markers: Sequence[int]
     restarts: Sequence[int]
-    kind: int = 0
     size: JpegSize = _NO_SIZE
     components: dict[int, _Component] = field(default_factory=dict)
     quantization: set[int] = field(default_factory=set)
@@ -150,7 +153,7 @@ class _Walk:
                 place += 1
             marker = data[place + 1]
             if marker == _EOI:
-                _require(place + 2 <= self.stop and self.kind != 0)
+                _require(place + 2 <= self.stop and bool(self.components))
                 _require(all(component.scanned for component in self.components.values()))
                 return self.size
             begin = place + 4
@@ -167,8 +170,8 @@ class _Walk:
             self.quantization |= _quantization_tables(bytes(self.data[begin:end]))
         elif marker == _DHT:
             self.huffman |= _huffman_tables(bytes(self.data[begin:end]))
-        elif marker in (_BASELINE, _PROGRESSIVE):
-            self._frame(marker, begin, end)
+        elif marker == _BASELINE:
+            self._frame(begin, end)
         elif marker == _DRI:
             _require(end - begin == 2)
             self.interval = self.data[begin] << 8 | self.data[begin + 1]
@@ -180,10 +183,9 @@ class _Walk:
         else:
             _require(marker == _COM or _APP0 < marker <= _APP15)
 
-    def _frame(self, marker: int, begin: int, end: int) -> None:
+    def _frame(self, begin: int, end: int) -> None:
         data = self.data
-        _require(self.kind == 0 and end - begin >= 6 and data[begin] == 8)
-        self.kind = marker
+        _require(not self.components and end - begin >= 6 and data[begin] == 8)
         self.size = JpegSize(data[begin + 1] << 8 | data[begin + 2], data[begin + 3] << 8 | data[begin + 4])
         count = data[begin + 5]
         _require(min(self.size) > 0 and count in (1, 3) and end - begin == 6 + 3 * count)
@@ -201,27 +203,15 @@ class _Walk:
     def _scan(self, begin: int, end: int) -> int:
         """Return where the marker stands that ends the coded data of a scan."""
         data = self.data
-        _require(self.kind != 0)
         count = data[begin]
         _require(1 <= count <= len(self.components) and end - begin == 4 + 2 * count)
         names = [data[begin + 1 + 2 * number] for number in range(count)]
         _require(len(set(names)) == count and all(name in self.components for name in names))
-        first, last, approximation = data[end - 3 : end]
-        if self.kind == _BASELINE:
-            _require((first, last, approximation) == (0, 63, 0))
-        else:
-            high, low = approximation >> 4, approximation & 15
-            _require(last == 0 if first == 0 else (first <= last <= 63 and count == 1))
-            _require(low <= 13 and (high == 0 or low == high - 1))
+        _require(tuple(data[end - 3 : end]) == (0, 63, 0))
         for number, name in enumerate(names):
-            component = self.components[name]
-            tables = data[begin + 2 + 2 * number]
-            needed = {component.quantization in self.quantization}
-            if self.kind == _BASELINE or (first == 0 and approximation >> 4 == 0):
-                needed.add(tables >> 4 in self.huffman)
-            if self.kind == _BASELINE or first > 0:
-                needed.add((tables & 15) | 16 in self.huffman)
-            _require(all(needed))
+            component, tables = self.components[name], data[begin + 2 + 2 * number]
+            _require(component.quantization in self.quantization)
+            _require(tables >> 4 in self.huffman and (tables & 15) | 16 in self.huffman)
             component.scanned = True
         self._require_usual_colors()
         where = bisect_left(self.markers, end)

@@ -14,12 +14,11 @@ from tests.photographs import photograph
 
 KINDS = {
     "baseline": {"quality": 90},
-    "progressive": {"quality": 75, "progressive": True},
     "4:4:4": {"quality": 80, "subsampling": 0},
     "4:2:2": {"quality": 95, "subsampling": 1},
     "own tables": {"quality": 80, "optimize": True},
     "restarts": {"quality": 80, "restart_marker_blocks": 3},
-    "progressive restarts": {"quality": 80, "restart_marker_rows": 1, "progressive": True},
+    "restarts of rows": {"quality": 75, "restart_marker_rows": 1},
 }
 
 
@@ -50,7 +49,7 @@ def test_whole_files_of_usual_kinds_are_known_with_their_size(kind, mode):
 def test_what_follows_the_end_and_what_lies_before_another_file_changes_nothing():
     whole = encoded()
     assert size_of(whole + b"\0" * 40) == size_of(whole + encoded(size=(30, 30))) == JpegSize(75, 100)
-    others = [whole[:-2], encoded(size=(33, 17)), b"", b"\xff", b"no image", encoded("L", progressive=True), whole]
+    others = [whole[:-2], encoded(size=(33, 17)), b"", b"\xff", b"no image", encoded("L"), whole]
     stops = np.cumsum([len(data) for data in others]).tolist()
     spans = list(zip([0, *stops[:-1]], stops, strict=True))
     sizes = whole_jpegs(np.frombuffer(b"".join(others), np.uint8), spans)
@@ -83,7 +82,7 @@ def damaged(data, kind, chance):
 @pytest.mark.parametrize("damage", ["flip", "header", "cut", "zero", "delete", "insert", "noise"])
 def test_no_damaged_file_that_a_decoder_refuses_is_taken_for_whole(damage, capfd):
     chance = random.Random(damage)
-    kinds = [encoded(**settings) for settings in KINDS.values()] + [encoded("L"), encoded("L", progressive=True)]
+    kinds = [encoded(**settings) for settings in KINDS.values()] + [encoded("L"), encoded("L", optimize=True)]
     refused = taken = 0
     for data in [damaged(chance.choice(kinds), damage, chance) for _ in range(700)]:
         size, pixels = size_of(data), verdict(data)
@@ -105,10 +104,18 @@ def test_each_byte_that_is_missing_at_the_end_is_missed():
 
 @pytest.mark.parametrize(
     ("mode", "settings"),
-    [("CMYK", {}), ("RGB", {"keep_rgb": True}), ("RGB", {"keep_rgb": True, "progressive": True})],
+    [("CMYK", {}), ("RGB", {"keep_rgb": True})],
 )
 def test_colors_that_decoders_take_for_others_are_left_to_a_cpu(mode, settings):
     data = encoded(mode, **settings)
+    assert size_of(data) is None
+    assert verdict(data) is not None
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_progressive_files_are_left_to_a_cpu(mode):
+    """Of which nvJPEG takes one after the other."""
+    data = encoded(mode, progressive=True)
     assert size_of(data) is None
     assert verdict(data) is not None
 
