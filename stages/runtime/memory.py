@@ -16,15 +16,23 @@ Rows = TypeVar("Rows", bound=Tensor | list[Tensor])
 """What is computed: a row for each thing, in one tensor or in each of several."""
 
 
+_TELLING = (
+    "out of memory",
+    "can't allocate memory",
+    "STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+)
+"""In errors of torch. The last but one is of cuBLAS, cuDNN and cuSOLVER, which take memory beside torch's; the last is all
+that torch says of a convolution for which no algorithm of cuDNN's found room (ATen/native/cudnn/Conv_v8.cpp)."""
+
+
 class MemoryShortError(CutonceError):
     """Memory did not suffice; with more of it the same may be tried again."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short; on CPU and MPS torch says so by the message alone."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        phrase in str(error) for phrase in ("out of memory", "can't allocate memory")
-    )
+    """Whether memory was short; on CPU and MPS, and of libraries of CUDA's, torch says so by the message alone."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(phrase in str(error) for phrase in _TELLING)
 
 
 @contextmanager

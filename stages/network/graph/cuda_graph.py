@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.runtime.device import RECORDING
+from stages.runtime.memory import is_out_of_memory
 
 _LOG = logging.getLogger("cutonce")
 
@@ -78,9 +79,9 @@ class CudaGraph:
             try:
                 with RECORDING:
                     self._recorded = self._record(images)
-            except torch.OutOfMemoryError:
-                raise
             except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
                 self._is_recordable = False
                 _LOG.info(f"the network cannot be recorded as a CUDA graph, and is launched as it is: {error}")
                 return self._function(images)

@@ -35,6 +35,24 @@ def test_what_does_not_fit_is_computed_in_parts_with_the_same_rows_and_they_are_
     assert seen[6:] == [4, 4, 1, 3]
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "GET was unable to find an engine to execute this computation",
+    ],
+)
+def test_libraries_that_found_no_memory_are_known_by_their_words(told):
+    def squares(rows):
+        if len(rows) > 4:
+            raise RuntimeError(told)
+        return rows**2
+
+    rows = torch.arange(8.0)
+    with pytest.warns(UserWarning, match="not enough memory on cpu for the frozen part of 8 images: 4 at a time"):
+        assert torch.equal(InHalves(squares, CPU, "the frozen part")(rows), rows**2)
+
+
 def test_a_list_is_halved_too():
     in_halves = InHalves(lambda images: limited(2)(torch.stack(images)), CPU, "renderings")
     with pytest.warns(UserWarning, match="3 at a time"):

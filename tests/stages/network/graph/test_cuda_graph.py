@@ -1,6 +1,7 @@
 """A computation recorded on a GPU; where none is, or it cannot be recorded, the computation as it is."""
 
 import logging
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -137,11 +138,19 @@ def test_threads_that_share_what_is_recorded_have_their_own_rows(gpu, streams):
     assert [recorded.replays for recorded in gpu.graphs] == [100]
 
 
-def test_no_room_is_told_and_not_taken_for_what_cannot_be_recorded(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("full"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),  # of cuDNN
+    ],
+)
+def test_no_room_is_told_and_not_taken_for_what_cannot_be_recorded(monkeypatch, error):
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: (_ for _ in ()).throw(error))
     graph = CudaGraph(lambda images: [images])
     for _ in range(2):
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(RuntimeError, match=re.escape(str(error))):
             graph(torch.zeros(2))
 
 
