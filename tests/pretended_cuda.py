@@ -463,6 +463,7 @@ _NOT_DETERMINISTIC |= {
     "reflection_pad2d_backward",
     "histc",
 }
+_NOT_OF_INTEGERS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot"}
 _NOT_OF_BYTES = {"_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"}
 
 
@@ -491,6 +492,8 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     _check_generator(kwargs)
     if name in _NOT_OF_BYTES and ours[0].dtype == torch.uint8:
         raise NotImplementedError(f"\"{name}_out_frame\" not implemented for 'Byte'")
+    if name in _NOT_OF_INTEGERS and not ours[0].is_floating_point():
+        raise NotImplementedError(f"\"{name}_cuda\" not implemented for '{ours[0].dtype}'")
     if name in _NOT_DETERMINISTIC and torch.are_deterministic_algorithms_enabled():
         raise RuntimeError(
             f"{name}_cuda does not have a deterministic implementation, but you set "

@@ -366,6 +366,23 @@ def test_resizing_with_antialiasing_takes_no_bytes_there(pretended_cuda):
     F.interpolate(bytes_there.float(), size=4, mode="bilinear", antialias=True)
 
 
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda x: x @ x,
+        lambda x: x @ x[0],
+        lambda x: x[0] @ x[0],
+        lambda x: F.linear(x, x, x[0]),
+        lambda x: x[None] @ x[None],
+    ],
+)
+def test_integers_are_not_multiplied_there(pretended_cuda, product):
+    whole = torch.ones(3, 3, dtype=torch.int64, device="cuda")
+    with pytest.raises(NotImplementedError, match="not implemented for"):
+        product(whole)
+    product(whole.half())
+
+
 def test_processes_that_tests_start_pretend_until_they_end(monkeypatch):
     monkeypatch.setenv("PRETEND_CUDA", "yes")
     code = "import gc, torch; gc.collect(); print(torch.cuda.is_available(), torch.ones(2, device='cuda').device)"
@@ -422,3 +439,5 @@ def test_a_real_device_refuses_the_same():
         F.interpolate(
             torch.zeros(1, 3, 8, 8, dtype=torch.uint8, device="cuda"), size=4, mode="bilinear", antialias=True
         )
+    with pytest.raises((NotImplementedError, RuntimeError), match="not implemented for 'Long'"):
+        ours.long() @ ours.long()

@@ -22,8 +22,8 @@ _TELLING = (
     "STATUS_ALLOC_FAILED",
     "unable to find an engine to execute this computation",
 )
-"""In errors of torch. The last but one is of cuBLAS, cuDNN and cuSOLVER, which take memory beside torch's; the last is all
-that torch says of a convolution for which no algorithm of cuDNN's found room (ATen/native/cudnn/Conv_v8.cpp)."""
+"""In errors of torch. The last but one is of cuBLAS and cuSOLVER, which take memory beside torch's; the last is all it
+says of a convolution for which no algorithm of cuDNN's found room (ATen/native/cudnn/Conv_v8.cpp)."""
 
 
 class MemoryShortError(CutonceError):

@@ -153,7 +153,9 @@ def _as_torchvision(batch: Tensor, steps: Sequence[Step]) -> Tensor:
     """Do to a batch what torchvision does, with the same numbers for all of it."""
     if steps[0].name == ROT90:
         return torch.rot90(batch, steps[0].arguments["turns"], (-2, -1))
-    changed: Tensor = getattr(F, steps[0].name)(batch, **steps[0].arguments)
+    # with its channels last, what sharpens would be a convolution of cuDNN's: rounded to TF32, and by how many images
+    # there are in another order
+    changed: Tensor = getattr(F, steps[0].name)(batch.contiguous(), **steps[0].arguments)
     return changed
 
 

@@ -113,6 +113,17 @@ OF_ONES_OWN = {
 }
 
 
+def test_what_torchvision_does_is_done_plane_by_plane(monkeypatch):
+    """With channels last, cuDNN would convolve what is sharpened, in TF32 and in an order that depends on the batch."""
+    sharpen, given = F.adjust_sharpness, []
+    transforms = evaluation_view(PREPROCESSING), Transform("", v2.RandomAdjustSharpness(2, p=1))
+    policy = Augmentation("own", PREPROCESSING, transforms)
+    plans = [policy.plan(*image.shape[-2:], seed) for seed, image in enumerate(IMAGES)]
+    monkeypatch.setattr(F, "adjust_sharpness", lambda batch, **factor: given.append(batch) or sharpen(batch, **factor))
+    render_planned(IMAGES, plans, PREPROCESSING)
+    assert [batch.is_contiguous() for batch in given if batch.ndim == 4 and len(batch) > 1] == [True]
+
+
 @pytest.mark.parametrize("transforms", OF_ONES_OWN.values(), ids=OF_ONES_OWN)
 def test_transforms_of_ones_own_are_rendered_as_they_are(transforms):
     found = off_by(Augmentation("own", PREPROCESSING, transforms))
