@@ -45,7 +45,7 @@ from stages.data.images.rgb import UnreadableImageError
 from stages.data.sources.open_image import is_file
 from stages.extraction.engine import Compute, ComputedBatch, register_engine
 from stages.runtime.device import uploaded
-from stages.runtime.interpreter import InterpreterProbe
+from stages.runtime.interpreter import InterpreterProbe, short_turns
 from stages.runtime.memory import InHalves
 from stages.runtime.threads import single_thread_pool
 
@@ -72,6 +72,7 @@ def on_gpu(
     streams = _Streams(device)
     launched: deque[Callable[[], ComputedBatch]] = deque()
     with (
+        short_turns(),
         InterpreterProbe() as probe,
         single_thread_pool(threads, "decode") as cpu_decoders,
         ThreadPoolExecutor(_READERS, "read") as readers,

@@ -1,14 +1,44 @@
-"""How busy the interpreter's lock is: whether threads wait for each other where each would have something to do."""
+"""The interpreter's lock: how busy it is, and how soon a thread that waits for it gets it."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 _PAUSE = 0.01
 """Seconds between two looks."""
+
+_TURN = 0.001
+"""Seconds after which a thread hands the lock on to one that waits, within `short_turns`; else they are five
+thousandths."""
+
+_LOCK = threading.Lock()
+_FOUND: list[float] = []
+"""What was set before, once for each block of `short_turns` that somebody is within."""
+
+
+@contextmanager
+def short_turns() -> Iterator[None]:
+    """Let no thread keep the interpreter's lock for long while another one waits for it.
+
+    Whoever launches operators lets go of it at each, and would get it back only when the time of a thread is up that
+    computes in Python meanwhile: a part of the work is some hundred operators. It is a setting of the process; the last
+    who leaves puts back what the first has found.
+    """
+    with _LOCK:
+        _FOUND.append(sys.getswitchinterval() if not _FOUND else _FOUND[0])
+        sys.setswitchinterval(min(_FOUND[0], _TURN))
+    try:
+        yield
+    finally:
+        with _LOCK:
+            found = _FOUND.pop()
+            if not _FOUND:
+                sys.setswitchinterval(found)
 
 
 class InterpreterProbe:

@@ -4,6 +4,7 @@ import itertools
 import os
 import random
 import shutil
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -268,11 +269,16 @@ def test_no_call_of_the_decoder_waits_for_the_part_before_and_nothing_is_compute
 
 
 def test_what_computing_raises_ends_it(files):
+    intervals = [sys.getswitchinterval()]
+
     def fails(_):
+        intervals.append(sys.getswitchinterval())
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         run(map(plain, files), compute=fails)
+    assert intervals == pytest.approx([intervals[0], 0.001])  # see `short_turns`
+    assert sys.getswitchinterval() == intervals[0]
 
 
 def test_no_requests_and_no_readable_image_give_no_rows(tmp_path):

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from stages.runtime import interpreter
-from stages.runtime.interpreter import InterpreterProbe
+from stages.runtime.interpreter import InterpreterProbe, short_turns
 
 
 class Clock:
@@ -45,3 +45,24 @@ def test_its_thread_ends_with_the_block():
     with InterpreterProbe():
         assert len(set(threading.enumerate()) - before) == 1
     assert set(threading.enumerate()) == before
+
+
+def test_turns_are_short_until_the_last_has_left():
+    before = sys.getswitchinterval()
+    first, second = short_turns(), short_turns()
+    with first:
+        assert sys.getswitchinterval() == pytest.approx(0.001)
+        second.__enter__()
+    assert sys.getswitchinterval() == pytest.approx(0.001)
+    second.__exit__(None, None, None)
+    assert sys.getswitchinterval() == before
+
+
+def test_turns_that_are_shorter_still_stay_so():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0002)
+    try:
+        with short_turns():
+            assert sys.getswitchinterval() == pytest.approx(0.0002, rel=0.02)
+    finally:
+        sys.setswitchinterval(before)
