@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,10 +41,19 @@ class EncodedFiles:
     jpegs: list[JpegSize | None]
 
 
-def read_encoded(locations: Sequence[str]) -> EncodedFiles:
-    """Read files whole. Nothing is raised for one that is not there, is no file, or changes while it is read."""
+def read_encoded(locations: Sequence[str], before: Callable[[int], None] | None = None) -> EncodedFiles:
+    """Read files whole. Nothing is raised for one that is not there, is no file, or changes while it is read.
+
+    Parameters
+    ----------
+    locations : sequence of str
+    before : callable, optional
+        Told how many bytes they take, before memory is taken for them.
+    """
     sizes = [_size(location) for location in locations]
     stops = np.cumsum(sizes, dtype=np.int64).tolist()
+    if before is not None:
+        before(stops[-1] if stops else 0)
     data = np.empty(stops[-1] if stops else 0, np.uint8)
     memory = data.data
     spans = [

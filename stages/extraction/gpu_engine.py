@@ -16,6 +16,7 @@ order and however the work is divided.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,6 +56,9 @@ _READERS = 4
 _READ_AHEAD = 6
 """Parts of the work that are read, or being read, before they are decoded."""
 
+_READ_BYTES = 2 << 30
+"""Of files that are read and not decoded, of all parts but the next: photographs of a camera take megabytes each."""
+
 _DECODED_AHEAD = 2
 """Parts that are decoded, or being decoded, before they are computed."""
 
@@ -78,10 +82,11 @@ def on_gpu(
         ThreadPoolExecutor(_READERS, "read") as readers,
         single_thread_pool(1, "gpu-decode") as decoder,
     ):
-        decode = _Decoder(device, streams)
+        room = _Room(_READ_BYTES)
+        decode = _Decoder(device, streams, room)
 
         def read(numbered: tuple[int, list[ImageRequest]]) -> _Part:
-            return _read(*numbered, cpu_decoders)
+            return _read(*numbered, cpu_decoders, room)
 
         with (
             closing(prefetch_map(read, _parts(requests, batch_size), pool=readers, ahead=_READ_AHEAD)) as encoded,
@@ -97,7 +102,43 @@ def on_gpu(
                 while launched:
                     yield launched.popleft()()
             finally:
+                room.open()
                 streams.join()
+
+
+class _Room:
+    """How many bytes of files may be in memory: those of the next part, however many, and of later ones while they fit.
+
+    Parts come in order, so whoever waits does so for parts before his own, which do not wait for him.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken: dict[int, int] = {}
+        self._next = 0
+        self._is_open = False
+        self._changed = threading.Condition()
+
+    def take(self, first: int, count: int) -> None:
+        """Wait until there is room for the files of the part whose first request has this number."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_open or first == self._next or sum(self._taken.values()) + count <= self._most
+            )
+            self._taken[first] = count
+
+    def give_back(self, first: int, following: int) -> None:
+        """Give back the room of a part that is decoded; `following` is the first request of the next one."""
+        with self._changed:
+            del self._taken[first]
+            self._next = following
+            self._changed.notify_all()
+
+    def open(self) -> None:
+        """Let nobody wait any more."""
+        with self._changed:
+            self._is_open = True
+            self._changed.notify_all()
 
 
 def _parts(requests: Iterable[ImageRequest], batch_size: int) -> Iterator[tuple[int, list[ImageRequest]]]:
@@ -237,13 +278,21 @@ def _render_on_cpu(request: ImageRequest) -> _Rendered:
         return _Rendered(error, remarks)
 
 
-def _read(first: int, requests: list[ImageRequest], cpu_decoders: ThreadPoolExecutor) -> _Part:
+def _read(first: int, requests: list[ImageRequest], cpu_decoders: ThreadPoolExecutor, room: _Room) -> _Part:
     """Read what a GPU may decode, and begin with what a CPU has to."""
     started = time.perf_counter()
     candidates = [
         place for place, request in enumerate(requests) if request.reading.nvjpeg and is_file(request.location)
     ]
-    files = read_encoded([requests[place].location for place in candidates])
+    waited = 0.0
+
+    def take_room(count: int) -> None:
+        nonlocal waited
+        asked = time.perf_counter()
+        room.take(first, count)
+        waited = time.perf_counter() - asked
+
+    files = read_encoded([requests[place].location for place in candidates], take_room)
     data = torch.from_numpy(files.data)
     places, encoded, sizes = list[int](), list[Tensor](), list[JpegSize]()
     for place, span, size in zip(candidates, files.spans, files.jpegs, strict=True):
@@ -256,14 +305,15 @@ def _read(first: int, requests: list[ImageRequest], cpu_decoders: ThreadPoolExec
         return cpu_decoders.submit(_render_on_cpu, request)
 
     on_cpu = {place: cpu(requests[place]) for place in sorted(set(range(len(requests))).difference(places))}
-    return _Part(first, requests, places, encoded, sizes, on_cpu, cpu, time.perf_counter() - started)
+    seconds = time.perf_counter() - started - waited
+    return _Part(first, requests, places, encoded, sizes, on_cpu, cpu, seconds)
 
 
 class _Decoder:
     """Decodes and renders parts on the device; what its decoder does not take, the CPU decodes."""
 
-    def __init__(self, device: torch.device, streams: _Streams) -> None:
-        self._device, self._streams = device, streams
+    def __init__(self, device: torch.device, streams: _Streams, room: _Room) -> None:
+        self._device, self._streams, self._room = device, streams, room
         self._renderers: dict[Preprocessing | Augmentation, InHalves[Tensor]] = {}
 
     def __call__(self, part: _Part) -> _Decoded:
@@ -293,6 +343,8 @@ class _Decoder:
             ) from error
         busy = {"read": part.seconds / _READERS, "decode": time.perf_counter() - started}
         finished = part.first + len(part.requests)
+        part.encoded.clear()
+        self._room.give_back(part.first, finished)
         return _Decoded(indices, images, ready, sorted(rows.failures), finished, busy, rows.remarks)
 
     def _at_once(self, how: Preprocessing | Augmentation, images: Sequence[Any]) -> Tensor:

@@ -6,6 +6,7 @@ import random
 import shutil
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from stages.data.images.preprocessing import Preprocessing, stack_pixels
 from stages.data.images.reading import Reading
 from stages.data.manifest import load_manifest
 from stages.data.sources.open_image import read_image
+from stages.extraction import gpu_engine
 from stages.extraction.engine import on_cores
 from stages.extraction.extract import extract
 from stages.extraction.extractor import build_extractor
@@ -171,6 +173,37 @@ def test_photographs_are_let_go_of_before_more_are_decoded(files, monkeypatch):
     assert len(most) > 8
     assert max(most) == 0
     assert (rest, all(map(np.array_equal, rows, expected[0]))) == ([*expected[1:]], True)
+
+
+def test_files_are_read_ahead_while_there_is_room_for_them(files, monkeypatch):
+    """Of six parts of 256 photographs with eight megabytes each there would be twelve gigabytes."""
+    expected = outcome(run(map(plain, files), batch_size=4))
+    jpegs = [file for file in files if file.endswith(".jpg") and Path(file).exists()]
+    of_part = max(sum(Path(file).stat().st_size for file in jpegs[start : start + 4]) for start in range(len(jpegs)))
+    decoders = torchcodec_decoders()
+    read, decode, data, most = gpu_engine.read_encoded, decoders.decode_jpeg, [], []
+
+    def watched(locations, before):
+        found = read(locations, before)
+        data.append(weakref.ref(found.data))
+        return found
+
+    def slow(source, **settings):
+        if isinstance(source, list):
+            time.sleep(0.05)  # for who reads to get ahead
+            most.append(sum(there.nbytes for one in data if (there := one()) is not None))
+        return decode(source, **settings)
+
+    monkeypatch.setattr(gpu_engine, "read_encoded", watched)
+    monkeypatch.setattr(decoders, "decode_jpeg", slow)
+    monkeypatch.setattr(gpu_engine, "_READ_BYTES", of_part)
+    rows, *rest = outcome(run(map(plain, files), batch_size=4))
+    assert max(most) <= 3 * of_part  # what is decoded, what is next, and what is ahead
+    assert (rest, all(map(np.array_equal, rows, expected[0]))) == ([*expected[1:]], True)
+    monkeypatch.setattr(gpu_engine, "_READ_BYTES", 1)
+    assert outcome(run(map(plain, files), batch_size=4))[1] == expected[1]
+    with pytest.raises(ZeroDivisionError):  # and nobody waits for ever
+        run(map(plain, files), batch_size=4, compute=lambda _: 1 / 0)
 
 
 def test_several_renderings_of_an_image_follow_each_other(files):
