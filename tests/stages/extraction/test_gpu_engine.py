@@ -510,7 +510,7 @@ def test_views_of_many_images_are_rendered_at_once(files, monkeypatch):
 
     monkeypatch.setattr("stages.extraction.gpu_engine.render_planned", counted)
     pixels_of([views_of(file, (False,), AUGMENTATIONS["medium"], (1, 2)) for file in files], 3, batch_size=48)
-    assert sum(sizes) == 2 * 31  # of what the device decodes
+    assert sum(sizes) == 2 * 21  # of what the device decodes
     assert len(sizes) == 4  # one for each part that has any
 
 
