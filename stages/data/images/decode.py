@@ -45,6 +45,8 @@ _ANY_RANGE = IntensityRange("values", 0.0, 1.0)
 """What makes a reader keep all channels, and more than 8 bits."""
 
 _JPEG_2000 = "JPEG2000"
+_EXIF = b"Exif\0\0"
+
 _END_OF_JPEG = b"\xff\xd9"
 _PADDINGS = (b"", b"\x55" * 64, b"\xaa" * 64)
 """What may follow the data of a JPEG that are whole without changing a pixel."""
@@ -164,7 +166,7 @@ def _quick_decoder(data: bytes, image: Image.Image) -> Callable[[bytes], Tensor]
     an animation.
     """
     if _is_jpeg(image):
-        return rgb_decoder("jpeg")
+        return rgb_decoder("jpeg") if _begins_with_exif(image) else None
     if image.info.keys() & {"exif", "xmp", "XML:com.adobe.xmp", "transparency"} or getattr(image, "is_animated", False):
         return None
     if image.format == "WEBP" and image.mode == "RGB":
@@ -173,6 +175,17 @@ def _quick_decoder(data: bytes, image: Image.Image) -> Callable[[bytes], Tensor]
     if image.format == "PNG" and image.mode in ("RGB", "L") and data[24] == 8 and not has_exif(data):
         return rgb_decoder("png")
     return None
+
+
+def _begins_with_exif(image: Image.Image) -> bool:
+    """Return whether EXIF of a JPEG, if it has any, stands in the first segment of its kind: TorchCodec reads no other.
+
+    Of its decoder for CUDA that is not so.
+    """
+    if "exif" not in image.info:
+        return True
+    segments: list[tuple[str, bytes]] = getattr(image, "applist", [])
+    return next((content for name, content in segments if name == "APP1"), b"").startswith(_EXIF)
 
 
 def _without_end_marker(data: bytes, reading: Reading, reason: BaseException) -> Tensor:

@@ -149,9 +149,7 @@ class _Walk:
         data = self.data
         while True:
             _require(data[place] == 0xFF)
-            while data[place + 1] == 0xFF:  # bytes that fill
-                place += 1
-            marker = data[place + 1]
+            marker = data[place + 1]  # where that is a byte that fills, TorchCodec finds no EXIF behind it
             if marker == _EOI:
                 _require(place + 2 <= self.stop and bool(self.components))
                 _require(all(component.scanned for component in self.components.values()))

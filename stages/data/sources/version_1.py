@@ -15,15 +15,19 @@ from stages.data.sources.registry import opener_of
 _HEAD = 1 << 16
 """Bytes in which everything stands that is asked for of all formats but TIFF."""
 
-_SAME = (b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
-"""How JPEG, GIF, BMP and WebP begin: those that version 1 could read look as they did."""
+_JPEG = b"\xff\xd8\xff"
+_XMP, _EXIF = b"http://ns.adobe.com/xap/1.0/\0", b"Exif\0\0"
+
+_SAME = (b"GIF8", b"BM", b"RIFF")
+"""How GIF, BMP and WebP begin: those that version 1 could read look as they did."""
 
 
 def is_read_as_in_version_1(location: str) -> bool:
     """Return whether an image that version 1 could read has the same pixels today; a file that is not there has not.
 
-    Not so are TIFF of other than 8 bits a channel or of signed numbers, JPEG 2000 of colors of more than 8 bits, PNG
-    whose header says that fewer than 16 of its 16 bits mean something, and floats. Little of a file is read.
+    Not so are JPEG with XMP before EXIF, whose orientation was not seen, TIFF of other than 8 bits a channel or of
+    signed numbers, JPEG 2000 of colors of more than 8 bits, PNG whose header says that fewer than 16 of its 16 bits
+    mean something, and floats. Little of a file is read.
     """
     if isinstance(location, InMemoryImage) or opener_of(location) is not None:
         return True
@@ -32,6 +36,8 @@ def is_read_as_in_version_1(location: str) -> bool:
             head = file.read(_HEAD)
             if head.startswith(_SAME):
                 return True
+            if head.startswith(_JPEG):
+                return not 0 <= head.find(_XMP) < head.find(_EXIF)
             if head.startswith(b"\x89PNG"):
                 return head[24] <= 8 or significant_bits(head) in (None, 16)
             if is_tiff(head):

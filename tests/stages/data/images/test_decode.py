@@ -59,6 +59,17 @@ def test_photographs_stand_upright(kind, options, orientation):
     assert np.abs(image.astype(int) - pixels(upright)).mean() < (3 if kind == "JPEG" else 0.001)
 
 
+def test_orientation_counts_wherever_exif_stands_in_a_jpeg():
+    """TorchCodec looks into the first segment of its kind alone, which may be XMP."""
+    stored, exif = rotated(photograph(), 6)
+    data = encoded(stored, "JPEG", exif=exif)
+    xmp = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>"
+    segment = b"\xff\xe1" + (len(xmp) + 2).to_bytes(2, "big") + xmp
+    before, after = data[:2] + segment + data[2:], encoded(stored, "JPEG", exif=exif, xmp=xmp[29:])
+    assert torch.equal(decode(before), decode(data))
+    assert torch.equal(decode(after), decode(data))
+
+
 def test_orientation_of_a_camera_that_writes_big_endian():
     stored, exif = rotated(photograph(), 6)
     exif.endian = ">"

@@ -112,6 +112,14 @@ def test_colors_that_decoders_take_for_others_are_left_to_a_cpu(mode, settings):
     assert verdict(data) is not None
 
 
+def test_files_with_bytes_that_fill_are_left_to_a_cpu():
+    """Behind which TorchCodec finds no EXIF, though libjpeg does."""
+    whole = encoded()
+    filled = whole[:2] + b"\xff" + whole[2:]
+    assert size_of(filled) is None
+    assert verdict(filled) is not None
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_progressive_files_are_left_to_a_cpu(mode):
     """Of which nvJPEG takes one after the other."""

@@ -17,12 +17,25 @@ def tiff(values, **options):
     return buffer.getvalue()
 
 
+def jpeg(xmp_first):
+    """A JPEG with EXIF and XMP, in either order."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(photograph(), "JPEG", exif=exif)
+    xmp = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>"
+    segment = b"\xff\xe1" + (len(xmp) + 2).to_bytes(2, "big") + xmp
+    place = 2 if xmp_first else data.index(b"\xff\xdb")
+    return data[:place] + segment + data[place:]
+
+
 SAME = {
+    "JPEG with XMP after EXIF": jpeg(xmp_first=False),
     **{kind: encoded(photograph(), kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "TGA")},
     "PNG of 16 bits": encoded(Image.fromarray(RAMP), "PNG"),
     "PNG of 8 bits, 5 of which mean something": with_significant_bits(RAMP.astype(np.uint8), 5),
 }
 OTHERWISE = {
+    "JPEG with XMP before EXIF": jpeg(xmp_first=True),
     "PNG of 12 bits": with_significant_bits(RAMP, 12),
     "TIFF of 16 bits": tiff(RAMP),
     "TIFF of floats": tiff(RAMP.astype(np.float32)),
