@@ -197,13 +197,16 @@ class _Resampling:
         """Return the sums along axis 2 or 3 of pixels, uint8 [b, 3, H, W], that side as long as the view's."""
         shape = list(pixels.shape)
         shape[axis] = self._taken.shape[2]
-        sums = torch.zeros(shape, dtype=torch.float32, device=pixels.device)
+        sums: Tensor | None = None
         # of a large photograph there are some twenty taps: three launches for each
         for taken, weights in zip(self._taken, self._weights.unbind(2), strict=True):
             gathered = pixels.gather(axis, _across(taken, axis).expand(shape))
             # two steps, as a fused one rounds otherwise on some processors
-            sums += gathered * _across(weights, axis)
-        return sums.add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)  # halves upwards, as there
+            weighted = gathered * _across(weights, axis)
+            sums = weighted if sums is None else sums.add_(weighted)
+        assert sums is not None, "a pixel is made of one at least"
+        # halves upwards, as there; what is behind the point is cut off
+        return sums.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
 def _across(values: Tensor, axis: int) -> Tensor:
