@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -337,7 +338,13 @@ class Extractor:
         recorded = self._is_recorded and (images is None or images > self.batch_size)
         # what is compiled is compiled for one number of images
         fills = recorded or (self.device.type == "cuda" and self.options.compile_trunk)
-        return FullBatches(*steps, device=self.device, size=self.batch_size if fills else None, recorded=recorded)
+        size = self.batch_size if fills else None
+        return self._ready(FullBatches(*steps, device=self.device, size=size, recorded=recorded))
+
+    def _ready(self, batches: FullBatches) -> FullBatches:
+        """Return what computes, recorded by now where it is to be: before threads decode and render for it."""
+        with self._errors_in_words():
+            return batches.recorded_for(len(self.backbone.preprocessing.mean), *self.image_shape)
 
     @property
     def _is_recorded(self) -> bool:
@@ -354,7 +361,7 @@ class Extractor:
         def rows(images: Tensor) -> list[Tensor]:
             return [of_tap.to(stored) for of_tap in compute(images)]
 
-        return FullBatches(rows, device=self.device, size=self.batch_size, recorded=self._is_recorded)
+        return self._ready(FullBatches(rows, device=self.device, size=self.batch_size, recorded=self._is_recorded))
 
     @torch.inference_mode()
     def _trunk_rows(self, images: Tensor) -> list[Tensor]:
@@ -398,8 +405,14 @@ class Extractor:
             If the device is lost.
         """
         engine = get_engine(self.options.engine, self.device)
-        try:
+        with self._errors_in_words():
             yield from engine(requests, compute, self.device, self.batch_size, self.threads, renderings)
+
+    @contextmanager
+    def _errors_in_words(self) -> Iterator[None]:
+        """Say in words what is wrong with the device, or with what it is asked for."""
+        try:
+            yield
         except RuntimeError as error:
             if is_out_of_memory(error) and self.device.type != "cpu":
                 raise CutonceError(

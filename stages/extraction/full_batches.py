@@ -34,7 +34,7 @@ class FullBatches:
 
     def __init__(self, *steps: Step, device: torch.device, size: int | None, recorded: bool) -> None:
         self._steps = [CudaGraph(step) if recorded else step for step in steps]
-        self._device, self._size = device, size
+        self._device, self._size, self._is_recorded = device, size, recorded
         self._in_halves: InHalves[list[Tensor]] = InHalves(self._pass, device, "the forward pass")
 
     def __call__(self, images: Tensor) -> list[Tensor]:
@@ -50,6 +50,17 @@ class FullBatches:
         if self._size is not None and len(images) > self._size:
             raise ValueError(f"{len(images)} images are more than a batch of {self._size}")
         return self._in_halves(images)
+
+    def recorded_for(self, *shape: int) -> FullBatches:
+        """Return this, all of it recorded for images of a shape where it is to be: by way of a black batch.
+
+        While a step is recorded, much of what other threads may have a GPU do is forbidden, or ends the recording. So
+        this is for before they begin.
+        """
+        if self._is_recorded and self._size is not None:
+            black = torch.zeros((self._size, *shape), dtype=torch.uint8)
+            self(black.contiguous(memory_format=torch.channels_last))  # as images are rendered
+        return self
 
     def _pass(self, images: Tensor) -> list[Tensor]:
         """Return the rows of images in one pass, which is filled up to what such passes take."""

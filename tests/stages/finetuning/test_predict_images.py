@@ -1,6 +1,7 @@
 """Images are predicted on a GPU as stage 1 computes them: full batches, launched as they were recorded."""
 
 import logging
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,6 +37,7 @@ from stages.network.heads.linear import LinearHead
 from stages.network.heads.linear_maps import LinearMapsHead
 from stages.tasks.single_label import SingleLabel
 from tests.photographs import make_folder
+from tests.pretended_cuda import CUDAGraph
 
 TASK = SingleLabel(("forest", "sea", "sky"))
 COUNT = 18
@@ -108,7 +110,7 @@ def test_networks_and_heads_are_recorded_once_and_answer_as_if_they_were_not(
     assert (indices, failures) == ([index for index in range(COUNT) if index != 7], [7])
     of_network, of_head = pretended_cuda.graphs
     at_a_time = max(extractor.batch_size // {"none": 1, "flip": 2, "crops": 10}[tta], 1)
-    assert of_network.replays == of_head.replays == -(-COUNT // at_a_time)
+    assert of_network.replays == of_head.replays == 1 + -(-COUNT // at_a_time)  # a black batch, before all others
     monkeypatch.setattr(CudaGraph, "__call__", as_it_is)
     launched = predicted(extractor, upper, files, tta)
     assert np.array_equal(activated, launched[1])
@@ -164,11 +166,8 @@ def test_a_head_that_waits_is_launched_as_it_is_and_its_network_is_recorded(pret
     _, expected, expected_vectors, _ = predicted(extractor, head_on_features(extractor, head_for(extractor)), files)
     assert np.array_equal(activated, expected)
     assert np.array_equal(vectors, expected_vectors)
-    assert [graph.replays for graph in pretended_cuda.graphs] == [
-        5,
-        5,
-        5,
-    ]  # the one network, then the other and its head
+    # the one network, then the other and its head
+    assert [graph.replays for graph in pretended_cuda.graphs] == [6, 6, 6]
     assert sum("cannot be recorded as a CUDA graph" in record.message for record in caplog.records) == 1
 
 
@@ -189,7 +188,7 @@ def test_a_network_that_waits_is_launched_as_it_is(pretended_cuda, tmp_path, fil
     upper = head_on_features(extractor, head_for(extractor), Waiting(extractor.row_module))
     _, activated, _, _ = predicted(extractor, upper, files)
     (of_head,) = pretended_cuda.graphs
-    assert of_head.replays == 5
+    assert of_head.replays == 6
     _, expected, _, _ = predicted(extractor, head_on_features(extractor, head_for(extractor)), files)
     assert np.array_equal(activated, expected)
 
@@ -201,7 +200,7 @@ def test_every_network_of_an_ensemble_is_recorded(pretended_cuda, tmp_path, file
         upper = head_on_features(extractor, head_for(extractor))
         networks.append(Network(0.5, SimpleNamespace(tta="none"), extractor, upper))
     (batch,) = mean_batches(networks, lambda network: iter_predictions(network.extractor, network.upper, TASK, files))
-    assert [graph.replays for graph in pretended_cuda.graphs] == [5] * 4
+    assert [graph.replays for graph in pretended_cuda.graphs] == [6] * 4
     parts = [predicted(network.extractor, network.upper, files)[1] for network in networks]
     np.testing.assert_allclose(batch.activated, np.mean(parts, axis=0), atol=1e-6)
 
@@ -218,7 +217,9 @@ def test_other_ways_to_predict_are_recorded_too(pretended_cuda, tmp_path, files)
     of_samples = head_on_features(extractor, head.to(extractor.device))
     answered = list(iter_sample_predictions(extractor, of_samples, TASK, samples))
     assert sum(len(batch.indices) for batch in answered) == len(samples)
-    assert [graph.replays for graph in graphs] == [4]  # of 13 images; heads take as many samples as are complete
+    assert [graph.replays for graph in graphs] == [
+        5
+    ]  # a black batch, and four of 13 images; heads take as many samples as are complete
 
     with pytest.MonkeyPatch.context() as patched:
         of_columns = np.zeros((len(files), 1), np.float32)
@@ -226,15 +227,15 @@ def test_other_ways_to_predict_are_recorded_too(pretended_cuda, tmp_path, files)
         joined = SimpleNamespace(model=SimpleNamespace(head=LinearHead((extractor.row_shape[0] + 1,), 3)))
         batches = list(predict_with_columns(extractor, joined, TASK, [(file, {}) for file in files], None))
     assert sum(len(batch.indices) for batch in batches) == COUNT - 1
-    assert [graph.replays for graph in graphs] == [4, 5]
+    assert [graph.replays for graph in graphs] == [5, 6]
 
     manifest = load_manifest(DataConfig(str(Path(files[0]).parents[1])))
     manifest = manifest.select([index for index, file in enumerate(manifest.locations) if file in readable])
     vectors = read_vectors(extractor, upper, manifest)
     assert vectors.shape == (len(manifest), extractor.row_shape[0])
-    assert [graph.replays for graph in graphs] == [4, 5, 5, 5]
+    assert [graph.replays for graph in graphs] == [5, 6, 6, 6]
     assert predict_proba(extractor, upper, manifest).shape == (len(manifest), 3)
-    assert [graph.replays for graph in graphs[4:]] == [5, 5]
+    assert [graph.replays for graph in graphs[4:]] == [6, 6]
 
 
 def test_masks_are_predicted_by_recorded_networks(pretended_cuda, tmp_path, files):
@@ -247,7 +248,7 @@ def test_masks_are_predicted_by_recorded_networks(pretended_cuda, tmp_path, file
         head = LinearMapsHead((extractor.map_layout.width,), 3, extractor.map_layout.to_json()).to(extractor.device)
         upper = head_on_features(extractor, head)
         masks[device] = list(iter_masks(extractor, upper, files))
-    assert [graph.replays for graph in pretended_cuda.graphs] == [5, 5]
+    assert [graph.replays for graph in pretended_cuda.graphs] == [6, 6]
     assert isinstance(masks["cuda"][7].mask, str)
     same = [np.mean(a.mask == b.mask) for a, b in zip(*masks.values(), strict=True) if not isinstance(a.mask, str)]
     assert min(same) > 0.99
@@ -282,6 +283,22 @@ def test_no_head_of_ours_keeps_itself_from_being_recorded(gpu, name):
     assert len(gpu.graphs) == 1
 
 
+def test_all_is_recorded_before_threads_decode(pretended_cuda, tmp_path, files, monkeypatch):
+    """They may do what is forbidden meanwhile, or ends a recording."""
+    begin, beside = CUDAGraph.capture_begin, []
+
+    def noted(graph, *given, **settings):
+        beside.append({thread.name.partition("_")[0] for thread in threading.enumerate()})
+        begin(graph, *given, **settings)
+
+    monkeypatch.setattr(CUDAGraph, "capture_begin", noted)
+    extractor = extractor_on("cuda", tmp_path)
+    predicted(extractor, head_on_features(extractor, head_for(extractor)), files)
+    list(extractor.computed(extractor.evaluation_requests(files)))
+    assert len(beside) == 3
+    assert not set().union(*beside) & {"read", "decode", "gpu-decode"}
+
+
 def test_a_batch_that_does_not_fit_is_predicted_in_parts(pretended_cuda, tmp_path, files):
     extractor = extractor_on("cuda", tmp_path, extract_batch_size=8)
     upper = head_on_features(extractor, head_for(extractor))
@@ -296,6 +313,8 @@ def test_a_batch_that_does_not_fit_is_predicted_in_parts(pretended_cuda, tmp_pat
 def test_extractor_fills_up_what_is_compiled():
     """What is compiled is compiled for one number of images, and launches little."""
     options = SimpleNamespace(compile_trunk=True)
-    compiled = SimpleNamespace(device=torch.device("cuda"), options=options, batch_size=4, _is_recorded=False)
+    compiled = SimpleNamespace(
+        device=torch.device("cuda"), options=options, batch_size=4, _is_recorded=False, _ready=lambda batches: batches
+    )
     batches = Extractor.launched(compiled, lambda images: [images], images=3)
     assert (batches._size, [type(step) for step in batches._steps]) == (4, [type(lambda: None)])
