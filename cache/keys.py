@@ -270,7 +270,7 @@ def _hash_entry(entry: _Entry) -> _Outcome:
 def _hash(path: str | os.PathLike[str]) -> tuple[str, os.stat_result]:
     """Return the key of a file and its status after the last byte was read."""
     digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (as above)
+    with Path(path).open("rb", buffering=0) as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
         return digest.hexdigest()[:KEY_LENGTH], os.fstat(file.fileno())
