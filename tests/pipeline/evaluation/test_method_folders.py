@@ -14,10 +14,10 @@ from cache.kept import forget_kept, kept_words
 from pipeline.evaluation.method_folders import files_of_methods, made_whole, put_back, share_file
 from pipeline.evaluation.results import Result, load_results
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.finetune_methods import run_finetune
-from pipeline.experiment.head_methods import run_heads
-from pipeline.experiment.model_card import read_recipe
-from pipeline.experiment.model_store import open_model
+from pipeline.experiment.methods.finetune_methods import run_finetune
+from pipeline.experiment.methods.head_methods import run_heads
+from pipeline.experiment.models.model_card import read_recipe
+from pipeline.experiment.models.model_store import open_model
 from pipeline.run_layout import MODEL_CARD, RESULT, fold_dir, replaced_dir, seed_dir
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
