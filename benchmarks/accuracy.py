@@ -42,10 +42,10 @@ from pipeline.cli.output import echo
 from pipeline.evaluation.comparison import choose_result
 from pipeline.evaluation.results import Result
 from pipeline.evaluation.trials import SearchSummary
-from pipeline.experiment.ensemble_methods import run_ensemble
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.head_methods import HeadProblems, run_head
-from pipeline.experiment.run_setup import extract_features, make_manifest
+from pipeline.experiment.methods.ensemble_methods import run_ensemble
+from pipeline.experiment.methods.head_methods import HeadProblems, run_head
+from pipeline.experiment.setup.run_setup import extract_features, make_manifest
 from pipeline.run_layout import RESULT
 from pipeline.text import table
 from stages.config.data import DataConfig

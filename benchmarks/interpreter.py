@@ -6,7 +6,11 @@
 
 Threads of one process share that lock: what an image holds it for says how many a second there can be, on any number of
 cores. Given is processor time of one thread, medians of the turns: all of it, and what is left of it without decoding,
-rendering and numpy's search for markers, which let go of the lock. Reading does too, but is in both.
+laying on white, rendering and numpy's search for markers, which let go of the lock. Reading does too, but is in both.
+
+A second table says what as many threads as there could be on a machine of more cores would decode: threads that really
+share this interpreter's lock, hold it as long as was measured, and sleep for what is computed without it. Memory and
+caches that cores share are not in it.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,6 +53,8 @@ WIDTH, HEIGHT = 500, 375
 OTHERS = {"PNG": ("png", "RGB"), "WebP": ("webp", "RGB"), "transparent PNG": ("png", "RGBA")}
 """What a GPU does not decode -> ending and mode."""
 VIEWS = ("light", "medium", "strong")
+THREADS = (4, 8, 12, 16)
+PIECES = 5  # in which an image's work takes the lock and lets go of it
 
 
 class LockFree:
@@ -63,13 +70,14 @@ class LockFree:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Within, take the time of decoders, of rendering, and of numpy's search for markers."""
+        """Within, take the time of what lets go: decoders, Pillow's pixels, rendering, numpy's search for markers."""
         from torchcodec.decoders import _image_decoders as decoders
 
         with ExitStack() as stack:
             for owner, name in (
                 *((decoders, f"_decode_{kind}") for kind in ("jpeg", "png", "webp")),
                 (ImageFile.ImageFile, "load"),
+                *((Image.Image, kind) for kind in ("convert", "paste")),
                 (Preprocessing, "render"),
                 (jpeg_structure, "_markers"),
             ):
@@ -102,6 +110,45 @@ def times_of(work: Callable[[], None], count: int, turns: int) -> tuple[float, f
     return statistics.median(every), statistics.median(held)
 
 
+def images_a_second(free: float, held: float, threads: int, seconds: float) -> float:
+    """Return how many images threads finish on cores enough, of so many seconds without the lock and with it."""
+    rounds = 200_000
+    started = time.perf_counter()
+    _hold(rounds)
+    held_rounds = round(rounds * held / PIECES / (time.perf_counter() - started))
+    late = _oversleeping(free / PIECES)
+    begun = time.perf_counter()
+
+    def decode() -> int:
+        done = 0
+        while time.perf_counter() < begun + seconds:
+            for _ in range(PIECES):
+                time.sleep(max(free / PIECES - late, 0))
+                _hold(held_rounds)
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(threads) as pool:
+        counts = [pool.submit(decode) for _ in range(threads)]
+    done = sum(count.result() for count in counts)
+    return done / (time.perf_counter() - begun)
+
+
+def _hold(rounds: int) -> None:
+    for _ in range(rounds):
+        pass
+
+
+def _oversleeping(seconds: float) -> float:
+    """Return how much longer than `seconds` a thread sleeps."""
+    slept = []
+    for _ in range(50):
+        started = time.perf_counter()
+        time.sleep(seconds)
+        slept.append(time.perf_counter() - started - seconds)
+    return statistics.median(slept)
+
+
 def converted(jpegs: Sequence[Path], ending: str, mode: str) -> list[str]:
     """Write photographs in another format, beside them; return where they are."""
     paths = []
@@ -124,10 +171,12 @@ def main() -> None:
         raise SystemExit(f"TorchCodec does not load here: {codecs.INSTALL}")
     count, turns = (4, 1) if options.quick else (64, options.turns)
     rows: list[list[str]] = []
+    decoded: list[list[str]] = []
 
-    def measured(what: str, work: Callable[[], None], number: int) -> None:
+    def measured(what: str, work: Callable[[], None], number: int) -> tuple[float, float]:
         every, held = times_of(work, number, turns)
         rows.append([what, f"{every:.3f}", f"{held:.3f}", f"{1000 / held:,.0f}"])
+        return (every - held) / 1000, held / 1000
 
     with tempfile.TemporaryDirectory() as name:
         make_photographs(count, WIDTH, HEIGHT, Path(name))
@@ -141,7 +190,9 @@ def main() -> None:
                 for path in paths:
                     PREPROCESSING.render(read_image(path))
 
-            measured(f"a {kind}, read, decoded and rendered", rendered, len(paths))
+            free, held = measured(f"a {kind}, read, decoded and rendered", rendered, len(paths))
+            seconds = 0.05 if options.quick else 2.0
+            decoded.append([kind, *(f"{images_a_second(free, held, threads, seconds):,.0f}" for threads in THREADS)])
     for preset in VIEWS:
         policy = augmentation(preset, PREPROCESSING)
 
@@ -151,6 +202,7 @@ def main() -> None:
 
         measured(f"a view planned, {preset}", planned, count)
     echo(table(["what", "ms", "of it under the lock, at most", "so many a second, at most"], rows, 1))
+    echo("", table(["images a second by", *(f"{threads} threads" for threads in THREADS)], decoded, 1))
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def _result(name, problem, test, parts, run):
 def features_of(data, cache):
     """Return the features of a data set by the default network, from the cache or into it."""
     from pipeline.cli.extract import extract
-    from pipeline.experiment.run_setup import make_manifest
+    from pipeline.experiment.setup.run_setup import make_manifest
     from stages.config.data import DataConfig
     from stages.config.features import FeatureConfig
     from stages.extraction.extractor import build_extractor

@@ -179,7 +179,7 @@ def _wait_as_the_command_does() -> None:
 
 
 def _load(data: str, ignore_label: str):
-    from pipeline.experiment.dense_defaults import dense_features
+    from pipeline.experiment.setup.dense_defaults import dense_features
     from stages.config.data import DataConfig
     from stages.config.features import FeatureConfig
     from stages.data.manifest import load_manifest

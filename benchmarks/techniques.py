@@ -31,8 +31,8 @@ from pipeline.cli.output import echo, messages_printed
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.method_summary import MethodSummary, paired_test
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.finetune_methods import run_finetune
-from pipeline.experiment.run_setup import extract_features, init_run, init_seed
+from pipeline.experiment.methods.finetune_methods import run_finetune
+from pipeline.experiment.setup.run_setup import extract_features, init_run, init_seed
 from pipeline.report.figures import save_png, validation_curves
 from pipeline.text import duration, percent, points, table
 from stages.config.data import DataConfig

@@ -8,11 +8,11 @@ from __future__ import annotations
 import errno
 import math
 import os
-import secrets
 import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +39,6 @@ CHECKSUM_TYPE = np.dtype("<u4")
 
 _PAGE_BYTES = 4096
 _STRETCH_BYTES = 1 << 23
-_TABLE_BYTES = KEY_TYPE.itemsize + VIEW_TYPE.itemsize + CHECKSUM_TYPE.itemsize
-_HEADER_BYTES = 1 << 16
 _MOST_ROWS = 1 << 26
 """More than fit into a shard as the writer makes them; a sparse file may say anything."""
 
@@ -73,26 +71,19 @@ def feature_type(dtype: str) -> np.dtype[Any]:
     return np.dtype(dtype).newbyteorder("<")
 
 
-def in_memory_h5(step: int = 1 << 20, alignment: int = 1) -> h5py.File:
-    """Return a new HDF5 file that never touches the disk.
+def new_h5(image: BytesIO, alignment: int = 1) -> h5py.File:
+    """Return a new HDF5 file that never touches the disk; all of it is in `image` when it is closed.
+
+    HDF5's own files in memory are no way to its bytes: before 2.0 it leaves a wrong checksum in what it hands out.
 
     Parameters
     ----------
-    step : int
-        Bytes of room made at a time.
+    image : BytesIO
+        Empty.
     alignment : int
         Where arrays of at least as many bytes may begin: at multiples of this.
     """
-    return h5py.File(
-        secrets.token_hex(8),  # HDF5 takes two open files of one name for the same, in two threads as well
-        "w",
-        driver="core",
-        backing_store=False,
-        block_size=step,
-        libver=("v110", "v110"),
-        alignment_threshold=alignment,
-        alignment_interval=alignment,
-    )
+    return h5py.File(image, "w", libver=("v110", "v110"), alignment_threshold=alignment, alignment_interval=alignment)
 
 
 def encode_shard(spec: Spec, pieces: list[RowBatch], seconds: float, compression: Compression = "none") -> bytes:
@@ -122,9 +113,9 @@ def encode_shard(spec: Spec, pieces: list[RowBatch], seconds: float, compression
     checksums = np.concatenate([row_checksums(_as_bytes(rows)) for rows in features]).astype(CHECKSUM_TYPE)
     layout: type[Layout] = CACHE_FORMATS.get(compression)
     aligned = CACHE_FORMATS.known[compression].aligned
-    size = sum(rows.nbytes for rows in features) + _TABLE_BYTES * len(keys) + _HEADER_BYTES
     pieces.clear()
-    with in_memory_h5(size, _PAGE_BYTES) if aligned else in_memory_h5() as file:
+    image = BytesIO()
+    with new_h5(image, _PAGE_BYTES if aligned else 1) as file:
         write_encoding(file, "feature-shard")
         file.attrs["fingerprint"] = spec.fingerprint
         file.attrs["spec"] = spec.canonical
@@ -134,8 +125,7 @@ def encode_shard(spec: Spec, pieces: list[RowBatch], seconds: float, compression
         file["keys"], file["views"], file["checksums"] = keys, views, checksums
         for name, encoding in MEMBERS.items():
             write_encoding(file[name], encoding)
-        file.flush()
-        return bytes(file.id.get_file_image())
+    return image.getvalue()
 
 
 @dataclass(frozen=True, eq=False)

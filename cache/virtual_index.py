@@ -6,11 +6,12 @@ A convenience: the cache never reads it back, and makes it anew from the shards.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 
 import h5py
 import numpy as np
 
-from cache.shard import KEY_TYPE, MEMBERS, VIEW_TYPE, Shard, in_memory_h5, write_encoding
+from cache.shard import KEY_TYPE, MEMBERS, VIEW_TYPE, Shard, new_h5, write_encoding
 
 
 def index_image(shards: Sequence[Shard], fingerprint: str) -> bytes:
@@ -22,7 +23,8 @@ def index_image(shards: Sequence[Shard], fingerprint: str) -> bytes:
     row_shape, dtype = shards[0].row_shape, shards[0].dtype
     # The fill value of text is left out: nothing is what h5py fills it with, and given one it writes stray memory.
     members = {"features": (row_shape, dtype, np.nan), "keys": ((), KEY_TYPE, None), "views": ((), VIEW_TYPE, -1)}
-    with in_memory_h5() as file:
+    image = BytesIO()
+    with new_h5(image) as file:
         write_encoding(file, "feature-index")
         file.attrs["fingerprint"] = fingerprint
         for name, (shape, element_type, fill) in members.items():
@@ -33,5 +35,4 @@ def index_image(shards: Sequence[Shard], fingerprint: str) -> bytes:
                 layout[start : start + shard.rows] = source
                 start += shard.rows
             write_encoding(file.create_virtual_dataset(name, layout, fillvalue=fill), MEMBERS[name])
-        file.flush()
-        return bytes(file.id.get_file_image())
+    return image.getvalue()

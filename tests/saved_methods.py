@@ -68,8 +68,8 @@ def saved_method(folder, backbone, kind, paths, image_size=64, crop_mode="center
     import numpy as np
     import torch
 
-    from pipeline.experiment.model_card import ModelCard, config_to_json
-    from pipeline.experiment.model_store import save_model
+    from pipeline.experiment.models.model_card import ModelCard, config_to_json
+    from pipeline.experiment.models.model_store import save_model
     from pipeline.run_layout import MANIFEST
     from stages.columns.encoders import CategoryEncoder, NumberEncoder
     from stages.columns.table_encoder import TableEncoder
@@ -155,9 +155,9 @@ def _saved_mixture(folder, backbone, paths, image_size, cuts):
     """Save a mean over networks of unlike sizes and depths, each with what it answers with."""
     from dataclasses import replace
 
-    from pipeline.experiment.mixture_members import Member, save_members
-    from pipeline.experiment.model_card import read_recipe
-    from pipeline.experiment.model_store import save_card
+    from pipeline.experiment.models.mixture_members import Member, save_members
+    from pipeline.experiment.models.model_card import read_recipe
+    from pipeline.experiment.models.model_store import save_card
     from pipeline.run_layout import MANIFEST
 
     sizes = {} if backbone in IMAGE_SIZE else {"cuts": image_size + 32}

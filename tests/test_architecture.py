@@ -76,6 +76,10 @@ INSIDE = {
         *("image_channels", "aggregate"),
         *("graph", "map_layout", "auxiliary_heads", "backbones", "heads"),
     ),
+    "pipeline.experiment": (
+        *("experiment", "models", "setup", "prediction", "methods", "pages", "compare_runs", "evaluate_run"),
+        *("probes", "best"),
+    ),
 }
 """Parts of a room, each of which may import those before it."""
 

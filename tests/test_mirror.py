@@ -49,7 +49,7 @@ TESTED_FROM_OUTSIDE = [
     "pipeline/evaluation/method_summary.py",
     "pipeline/evaluation/verdict.py",
     "pipeline/experiment/compare_runs.py",
-    "pipeline/experiment/head_methods.py",
+    "pipeline/experiment/methods/head_methods.py",
     "pipeline/library/images.py",
     "pipeline/report/inspection.py",
     "pipeline/report/probe_figures.py",

@@ -15,11 +15,11 @@ from cache import FeatureCache
 from cache.errors import CutonceError
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.results import Result, write_predictions_csv, write_results_json
-from pipeline.experiment.classify_images import write_csv
-from pipeline.experiment.model_card import ModelCard
-from pipeline.experiment.model_store import copy_model, save_model
-from pipeline.experiment.prediction import Prediction
-from pipeline.experiment.run_setup import init_run
+from pipeline.experiment.models.model_card import ModelCard
+from pipeline.experiment.models.model_store import copy_model, save_model
+from pipeline.experiment.prediction.classify_images import write_csv
+from pipeline.experiment.prediction.prediction import Prediction
+from pipeline.experiment.setup.run_setup import init_run
 from pipeline.library.export import export_features
 from pipeline.report.page import write_report
 from stages.config.data import DataConfig

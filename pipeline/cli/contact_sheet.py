@@ -39,7 +39,7 @@ def contact_sheet(
         The PNG or SVG file, by its name; an SVG file follows light and dark.
     """
     from pipeline.cli.output import echo
-    from pipeline.experiment.run_setup import format_manifest, make_manifest, resolve_features
+    from pipeline.experiment.setup.run_setup import format_manifest, make_manifest, resolve_features
     from stages.data.augment.contact_sheet import contact_sheet as draw_sheet
     from stages.data.augment.mixup import MixupCutmix
     from stages.data.augment.policy import augmentation

@@ -45,7 +45,7 @@ def ensemble(
     """
     from pipeline.cli.opened_page import open_in_browser
     from pipeline.experiment.compare_runs import publish
-    from pipeline.experiment.mixture import make_mixtures
+    from pipeline.experiment.methods.mixture import make_mixtures
     from pipeline.run_layout import REPORT
     from stages.config.heads import HeadConfig
 

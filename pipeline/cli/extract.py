@@ -47,7 +47,7 @@ def extract(
     from functools import partial
 
     from pipeline.cli.output import echo
-    from pipeline.experiment.run_setup import (
+    from pipeline.experiment.setup.run_setup import (
         extract_features,
         format_manifest,
         init_seed,
@@ -79,7 +79,7 @@ def extract(
 
 def _estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
     from pipeline.cli.output import echo
-    from pipeline.experiment.map_room import maps_in_words
+    from pipeline.experiment.setup.map_room import maps_in_words
     from pipeline.text import byte_count, duration, format_count, table
     from stages.extraction.estimate import estimate
     from stages.extraction.room import free_bytes

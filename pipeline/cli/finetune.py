@@ -42,12 +42,12 @@ def finetune(
         Run directory for the network and its result.
     """
     from pipeline.experiment.experiment import Experiment
-    from pipeline.experiment.finetune_methods import require_same_finetunings, run_finetunings
-    from pipeline.experiment.head_methods import require_heads
-    from pipeline.experiment.mixture import run_mixture
-    from pipeline.experiment.outer_test import require_no_folds
-    from pipeline.experiment.run_setup import init_seed, record_options, resolve_features, take_features
-    from pipeline.experiment.table_columns import note_columns_left_out
+    from pipeline.experiment.methods.finetune_methods import require_same_finetunings, run_finetunings
+    from pipeline.experiment.methods.head_methods import require_heads
+    from pipeline.experiment.methods.mixture import run_mixture
+    from pipeline.experiment.methods.outer_test import require_no_folds
+    from pipeline.experiment.methods.table_columns import note_columns_left_out
+    from pipeline.experiment.setup.run_setup import init_seed, record_options, resolve_features, take_features
     from pipeline.options.trackers import require_tracker
     from pipeline.tracking.track import track_results
     from stages.extraction.extractor import build_extractor

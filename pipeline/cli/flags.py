@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.comparison import Comparison as Comparison
     from pipeline.evaluation.new_data import Evaluation as Evaluation
     from pipeline.evaluation.results import Result as Result
-    from pipeline.experiment.prediction import Prediction as Prediction
+    from pipeline.experiment.prediction.prediction import Prediction as Prediction
     from pipeline.export.export_run import Exported as Exported
     from pipeline.report.learning_curve import CurveReport as CurveReport
     from stages.extraction.estimate import Estimate as Estimate

@@ -44,8 +44,8 @@ def inspect(
 
     from pipeline.cli.opened_page import open_in_browser
     from pipeline.cli.output import echo
-    from pipeline.experiment.inspect_masks import inspect_masks
-    from pipeline.experiment.run_setup import extract_features, init_seed, resolve_features, take_features
+    from pipeline.experiment.probes.inspect_masks import inspect_masks
+    from pipeline.experiment.setup.run_setup import extract_features, init_seed, resolve_features, take_features
     from pipeline.report.inspection import TABLE, InspectionReport, write_inspection
     from stages.data.pixel_quality import find_poor_images
     from stages.extraction.extractor import build_extractor

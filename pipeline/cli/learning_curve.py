@@ -45,7 +45,7 @@ def learning_curve(
 
     from pipeline.cli.opened_page import open_in_browser
     from pipeline.cli.output import echo
-    from pipeline.experiment.run_setup import extract_features, init_seed, resolve_features, take_features
+    from pipeline.experiment.setup.run_setup import extract_features, init_seed, resolve_features, take_features
     from pipeline.report.learning_curve import CurveReport, write_curve
     from stages.config.heads import HeadConfig
     from stages.extraction.extractor import build_extractor

@@ -42,9 +42,9 @@ def lr_find(
     from pipeline.cli.opened_page import open_in_browser
     from pipeline.cli.output import echo
     from pipeline.experiment.experiment import Experiment
-    from pipeline.experiment.finetune_methods import format_lr_suggestion, run_lr_finder
-    from pipeline.experiment.head_methods import require_heads
-    from pipeline.experiment.run_setup import init_seed, resolve_features, take_features
+    from pipeline.experiment.methods.finetune_methods import format_lr_suggestion, run_lr_finder
+    from pipeline.experiment.methods.head_methods import require_heads
+    from pipeline.experiment.setup.run_setup import init_seed, resolve_features, take_features
     from pipeline.options.command_line import invocation
     from pipeline.report.lr_find import LRFinderReport, write_lr_finder
     from pipeline.run_layout import RANGE_TEST

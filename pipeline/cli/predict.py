@@ -94,7 +94,8 @@ def predict(
         on training images, and is said.
     """
     from pipeline.cli.output import echo
-    from pipeline.experiment.classify_images import (
+    from pipeline.experiment.models.model_card import task_of_model
+    from pipeline.experiment.prediction.classify_images import (
         choose_model,
         decision_of,
         format_deviations,
@@ -104,8 +105,7 @@ def predict(
         require_other_file,
         write_csv,
     )
-    from pipeline.experiment.model_card import task_of_model
-    from pipeline.experiment.top_classes import require_top_classes, with_top_classes
+    from pipeline.experiment.prediction.top_classes import require_top_classes, with_top_classes
 
     require_other_file(out, images)
     model, reason = choose_model(run, method, seed)

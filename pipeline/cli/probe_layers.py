@@ -41,9 +41,15 @@ def probe_layers(
     """
     from pipeline.cli.opened_page import open_in_browser
     from pipeline.cli.output import echo
-    from pipeline.experiment.probe_layers import probe_cuts, require_vector_cuts
-    from pipeline.experiment.probe_maps import probe_map_cuts, require_map_cuts
-    from pipeline.experiment.run_setup import format_manifest, init_seed, make_manifest, resolve_features, take_features
+    from pipeline.experiment.probes.probe_layers import probe_cuts, require_vector_cuts
+    from pipeline.experiment.probes.probe_maps import probe_map_cuts, require_map_cuts
+    from pipeline.experiment.setup.run_setup import (
+        format_manifest,
+        init_seed,
+        make_manifest,
+        resolve_features,
+        take_features,
+    )
     from pipeline.report.layer_probe import ProbeReport, write_probe
     from pipeline.text import duration, once_for_all_seeds
     from stages.extraction.extract import extract

@@ -60,11 +60,13 @@ def run(
     from pipeline.cli.output import echo
     from pipeline.experiment.compare_runs import publish
     from pipeline.experiment.experiment import Experiment
-    from pipeline.experiment.finetune_methods import require_same_finetunings, run_finetunings
-    from pipeline.experiment.head_methods import require_heads, require_same_features_of_heads
-    from pipeline.experiment.mixture import run_mixture
-    from pipeline.experiment.outer_test import require_no_folds, run_on_features
-    from pipeline.experiment.run_setup import (
+    from pipeline.experiment.methods.finetune_methods import require_same_finetunings, run_finetunings
+    from pipeline.experiment.methods.head_methods import require_heads, require_same_features_of_heads
+    from pipeline.experiment.methods.mixture import run_mixture
+    from pipeline.experiment.methods.outer_test import require_no_folds, run_on_features
+    from pipeline.experiment.methods.sample_rows import require_memory
+    from pipeline.experiment.methods.table_columns import encode_columns
+    from pipeline.experiment.setup.run_setup import (
         extract_features,
         init_seed,
         record_extraction,
@@ -72,8 +74,6 @@ def run(
         resolve_features,
         take_features,
     )
-    from pipeline.experiment.sample_rows import require_memory
-    from pipeline.experiment.table_columns import encode_columns
     from pipeline.options.trackers import require_tracker
     from pipeline.run_layout import REPORT
     from pipeline.tracking.track import track_results

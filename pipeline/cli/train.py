@@ -36,10 +36,10 @@ def train(
         Run directory for heads and results.
     """
     from pipeline.experiment.experiment import Experiment
-    from pipeline.experiment.head_methods import require_heads
-    from pipeline.experiment.outer_test import run_on_features
-    from pipeline.experiment.run_setup import init_seed, record_options, resolve_features, take_features
-    from pipeline.experiment.table_columns import encode_columns
+    from pipeline.experiment.methods.head_methods import require_heads
+    from pipeline.experiment.methods.outer_test import run_on_features
+    from pipeline.experiment.methods.table_columns import encode_columns
+    from pipeline.experiment.setup.run_setup import init_seed, record_options, resolve_features, take_features
     from pipeline.options.trackers import require_tracker
     from pipeline.tracking.track import track_results
     from stages.extraction.extractor import build_extractor

@@ -119,7 +119,7 @@ def zoo(
         echo(*report.lines)
         write_records(report.records, csv, json)
         return report.suggestion
-    from pipeline.experiment.networks import list_networks, measure_networks, with_counts
+    from pipeline.experiment.probes.networks import list_networks, measure_networks, with_counts
     from stages.network.backbones.catalog import find_entries, sort_entries
     from stages.network.backbones.timm_results import RESULTS_URL, update_results
 
@@ -139,9 +139,9 @@ def zoo(
 def _suggestion(data: DataConfig, features: FeatureConfig, candidates: Sequence[str], sample_size: int) -> Suggestion:
     """Compare candidates, by default every network whose weights are here, on some samples of the data."""
     from pipeline.cli.output import echo
-    from pipeline.experiment.networks import list_networks
-    from pipeline.experiment.run_setup import format_manifest, make_manifest, resolve_features
-    from pipeline.experiment.suggest_backbones import choose_samples, suggest_backbones
+    from pipeline.experiment.probes.networks import list_networks
+    from pipeline.experiment.probes.suggest_backbones import choose_samples, suggest_backbones
+    from pipeline.experiment.setup.run_setup import format_manifest, make_manifest, resolve_features
     from stages.network.backbones.catalog import find_entries
 
     candidates = candidates or [entry.name for entry in find_entries(list_networks(), only_here=True)]

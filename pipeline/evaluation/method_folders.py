@@ -4,6 +4,8 @@ A method is written into a folder beside those of the seeds, where no list of me
 another one in two steps, and who is killed between them leaves none. Whoever looks for methods next, to read or to
 write, puts the former one back.
 
+Commands that write methods of one run at once do so one after the other: the folder of the run is locked meanwhile.
+
 A file of a method is never written to, but replaced: so two methods that have the same model may have one file of it.
 """
 
@@ -13,13 +15,18 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from cache.atomic_write import atomic_path, sync
 from cache.errors import CacheError, DataError
 from cache.kept import keep_file
 from pipeline.run_layout import RESULT, fresh_dir, methods_with, replaced_dir, replaced_from
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
 
@@ -88,25 +95,43 @@ def made_whole(directory: Path) -> Iterator[Path]:
         If the folder cannot be put in its place.
     """
     fresh, replaced = fresh_dir(directory), replaced_dir(directory)
-    put_back(directory)
-    for leftover in (fresh, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        fresh.mkdir(parents=True)
-        yield fresh
-        _take_place(fresh, directory, replaced)
-    except BaseException as error:
+    with _locked(fresh.parent):
+        put_back(directory)
+        for leftover in (fresh, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            fresh.mkdir(parents=True)
+            yield fresh
+            _take_place(fresh, directory, replaced)
+        except BaseException as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            with suppress(DataError):
+                put_back(directory)
+            if isinstance(error, OSError):
+                raise CacheError(f"{directory} cannot be written: {error.strerror}") from error
+            raise
+        with suppress(OSError):
+            replaced.rename(fresh)  # half of it is never put back, whoever is killed while it is removed
         shutil.rmtree(fresh, ignore_errors=True)
-        with suppress(DataError):
-            put_back(directory)
-        if isinstance(error, OSError):
-            raise CacheError(f"{directory} cannot be written: {error.strerror}") from error
-        raise
-    with suppress(OSError):
-        replaced.rename(fresh)  # half of it is never put back, whoever is killed while it is removed
-    shutil.rmtree(fresh, ignore_errors=True)
     if (directory / RESULT).exists():
         keep_file("result", directory / RESULT)
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which the system takes back from who is killed; wait while another command holds it.
+
+    Where folders have no locks (Windows, some network file systems) there is none.
+    """
+    with ExitStack() as held:
+        if fcntl is not None:
+            with suppress(OSError):  # who may not write there is told when the method is written
+                run.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(run, os.O_RDONLY)
+                held.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                held.callback(fcntl.flock, descriptor, fcntl.LOCK_UN)  # processes forked meanwhile have it open, too
+        yield
 
 
 def share_file(file: Path, name: Path) -> None:

@@ -20,8 +20,8 @@ from pipeline.evaluation.results import (
     write_predictions_csv,
     write_results_json,
 )
-from pipeline.experiment.extra_columns import extra_columns
-from pipeline.experiment.page_evidence import RunEvidence
+from pipeline.experiment.pages.extra_columns import extra_columns
+from pipeline.experiment.pages.page_evidence import RunEvidence
 from pipeline.options.toml_file import read_configuration
 from pipeline.report.markdown import write_markdown
 from pipeline.report.page import write_report

@@ -32,14 +32,14 @@ from pipeline.evaluation.console import format_tables, format_verdict
 from pipeline.evaluation.method_folders import files_of_methods, made_whole
 from pipeline.evaluation.new_data import Evaluation, against_own_test, verdict_on_new_data
 from pipeline.evaluation.results import FEATURES_READ, VIEWS_READ, Result, evaluate_test, json_text, to_json_value
-from pipeline.experiment.classify_images import choose_model
 from pipeline.experiment.compare_runs import write_comparison
-from pipeline.experiment.head_methods import masks_for, predictions_from, predictions_of
-from pipeline.experiment.mixture_model import Network, mean_answers, open_networks
-from pipeline.experiment.model_card import ModelCard, read_columns, read_recipe, read_unlike, task_of_model
-from pipeline.experiment.predict_masks import show_masks_of_network
-from pipeline.experiment.run_setup import record_options
-from pipeline.experiment.unlike_images import cached_vectors
+from pipeline.experiment.methods.head_methods import masks_for, predictions_from, predictions_of
+from pipeline.experiment.models.mixture_model import Network, mean_answers, open_networks
+from pipeline.experiment.models.model_card import ModelCard, read_columns, read_recipe, read_unlike, task_of_model
+from pipeline.experiment.prediction.classify_images import choose_model
+from pipeline.experiment.prediction.predict_masks import show_masks_of_network
+from pipeline.experiment.prediction.unlike_images import cached_vectors
+from pipeline.experiment.setup.run_setup import record_options
 from pipeline.options.toml_file import read_configuration
 from pipeline.run_layout import (
     CONFIGURATION,

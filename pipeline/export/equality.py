@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CutonceError, DataError, UsageError
-from pipeline.experiment.classify_images import answers_of_columns
-from pipeline.experiment.find_samples import NewSample
-from pipeline.experiment.predict_by_network import batches_of_images, batches_of_samples
+from pipeline.experiment.prediction.classify_images import answers_of_columns
+from pipeline.experiment.prediction.find_samples import NewSample
+from pipeline.experiment.prediction.predict_by_network import batches_of_images, batches_of_samples
 from pipeline.export.exported_module import COLUMNS, IMAGES, PROBABILITIES, SIZES, name_of_output, places_of_method
 from pipeline.library.export_model import RunFile, TrainedModel
 from pipeline.run_layout import MANIFEST

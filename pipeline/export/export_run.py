@@ -9,7 +9,7 @@ from torch import nn
 
 from cache.errors import DataError, UsageError, alternatives
 from pipeline.evaluation.method_folders import files_of_methods
-from pipeline.experiment.classify_images import ModelChoice, choose_model
+from pipeline.experiment.prediction.classify_images import ModelChoice, choose_model
 from pipeline.export.equality import BOUND, Equality, compare_with_run, difference_as_trained, samples_of_run
 from pipeline.export.hub_card import card_path, write_card
 from pipeline.library.export_model import RunFile, TrainedModel, export_model, open_trained

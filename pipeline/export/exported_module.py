@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import UsageError
-from pipeline.experiment.mixture_model import Network, together
+from pipeline.experiment.models.mixture_model import Network, together
 from pipeline.export.mask_module import MaskModule
 from pipeline.library.export_model import TrainedModel
 from stages.data.images.rendering_module import RenderingModule

@@ -12,8 +12,8 @@ from cache.atomic_write import write_atomically
 from pipeline.evaluation.decision import class_names_of
 from pipeline.evaluation.methods import get_method, is_method
 from pipeline.evaluation.results import Result, read_json
-from pipeline.experiment.mixture_model import Network
-from pipeline.experiment.model_card import read_unlike
+from pipeline.experiment.models.mixture_model import Network
+from pipeline.experiment.models.model_card import read_unlike
 from pipeline.export.equality import BOUND, Equality
 from pipeline.export.exported_module import ExportedModule, places_of_method
 from pipeline.library.export_model import TrainedModel

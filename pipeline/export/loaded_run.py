@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from cache.errors import UsageError, listed
 from pipeline.evaluation.decision import ONE_CLASS, class_names_of
-from pipeline.experiment.classify_images import NO_CACHE, choose_model, decision_of, predict_listing
-from pipeline.experiment.mixture_model import Network, open_networks
-from pipeline.experiment.prediction import Prediction, SavedMethod
+from pipeline.experiment.models.mixture_model import Network, open_networks
+from pipeline.experiment.prediction.classify_images import NO_CACHE, choose_model, decision_of, predict_listing
+from pipeline.experiment.prediction.prediction import Prediction, SavedMethod
 from pipeline.export.exported_module import ExportedModule, NetworkModule
 from pipeline.library.export_model import open_trained
 from pipeline.library.images import Images, all_images

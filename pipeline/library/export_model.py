@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from cache.atomic_write import atomic_path
 from pipeline.evaluation.decision import Decision, class_names_of
-from pipeline.experiment.classify_images import decision_of
-from pipeline.experiment.mixture_model import Network, open_networks
-from pipeline.experiment.model_card import ModelCard
-from pipeline.experiment.prediction import SavedMethod
+from pipeline.experiment.models.mixture_model import Network, open_networks
+from pipeline.experiment.models.model_card import ModelCard
+from pipeline.experiment.prediction.classify_images import decision_of
+from pipeline.experiment.prediction.prediction import SavedMethod
 from pipeline.options.export_formats import MODEL_FORMATS, ExportFormat, writer_of
 from stages.columns.table_encoder import TableEncoder
 from stages.config.features import PrecisionChoice

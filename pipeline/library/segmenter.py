@@ -16,9 +16,9 @@ from sklearn.utils.validation import check_is_fitted
 from cache import DigestCache
 from cache.errors import DataError, UsageError, WeightsError
 from cache.keys import KEY_MEMO
-from pipeline.experiment.dense_defaults import dense_features
-from pipeline.experiment.head_methods import masks_for
-from pipeline.experiment.model_card import config_to_json
+from pipeline.experiment.methods.head_methods import masks_for
+from pipeline.experiment.models.model_card import config_to_json
+from pipeline.experiment.setup.dense_defaults import dense_features
 from pipeline.library.backbones import AnyBackbone, build_extractor_of
 from pipeline.library.functions import feature_options
 from pipeline.library.images import ImageList, Images, all_images, unreadable_error

@@ -1,6 +1,6 @@
 """What a page shows beside a prediction: nearest training images, where it comes from, all of them as points.
 
-How it is found is ``pipeline.experiment.page_evidence``.
+How it is found is ``pipeline.experiment.pages.page_evidence``.
 """
 
 from __future__ import annotations

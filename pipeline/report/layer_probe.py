@@ -1,7 +1,7 @@
 """What a probe of the cuts found, for people: in words, as a table, as CSV and JSON, as a plot and as a page.
 
-Which cut is the best and which is recommended is decided in ``pipeline.experiment.probe_layers``; how the plot looks is
-``probe_figures.py``.
+Which cut is the best and which is recommended is decided in ``pipeline.experiment.probes.probe_layers``; how the plot
+looks is ``probe_figures.py``.
 """
 
 from __future__ import annotations

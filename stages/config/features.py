@@ -181,7 +181,7 @@ class FeatureConfig:
 
     decode_threads: int | None = None
     """Threads that decode images, and on a CPU run the network too, each on a batch of its own (default: one per core;
-    at most 8 where a GPU computes)."""
+    at most 12 where a GPU computes)."""
 
     device: str = "auto"
     """auto (the first there is of cuda, mps and cpu), cpu, cuda, cuda:1, or mps (Apple's GPU)."""

@@ -780,6 +780,9 @@ def joined_fingerprint(specs: Sequence[Spec]) -> str:
 
 
 def _threads(options: FeatureConfig, device: torch.device) -> int:
-    """Return as many threads as are asked for, or one per core; up to eight where they only decode."""
+    """Return as many threads as are asked for, or one per core; up to twelve where they only decode.
+
+    More would wait for each other at the interpreter's lock; see ``benchmarks/interpreter.py``.
+    """
     cores = usable_cores()
-    return options.decode_threads or (cores if device.type == "cpu" else min(cores, 8))
+    return options.decode_threads or (cores if device.type == "cpu" else min(cores, 12))

@@ -45,7 +45,7 @@ def export(
     from cache import find_caches, open_cache
     from pipeline.cli.cache.flags import title
     from pipeline.cli.output import echo
-    from pipeline.experiment.saved_manifests import load_one
+    from pipeline.experiment.setup.saved_manifests import load_one
     from pipeline.library.export import export_features
     from pipeline.text import byte_count
 

@@ -45,7 +45,7 @@ def prune(
     from cache.atomic_write import remove
     from pipeline.cli.cache.flags import short
     from pipeline.cli.output import echo
-    from pipeline.experiment.saved_manifests import load_all
+    from pipeline.experiment.setup.saved_manifests import load_all
     from pipeline.text import byte_count, table
 
     caches = [open_cache(path) for path in find_caches(cache, fingerprints)]

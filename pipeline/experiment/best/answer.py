@@ -19,9 +19,9 @@ from pipeline.experiment.best.outlook import outlook_words, tried_words
 from pipeline.experiment.best.search import Ended, EnsembleMade, Search, discard_half
 from pipeline.experiment.best.trial import Trial
 from pipeline.experiment.compare_runs import chosen_in, publish, write_results
-from pipeline.experiment.ensemble_methods import run_ensemble
-from pipeline.experiment.mixture import mixture_or_none
-from pipeline.experiment.run_setup import record_options
+from pipeline.experiment.methods.ensemble_methods import run_ensemble
+from pipeline.experiment.methods.mixture import mixture_or_none
+from pipeline.experiment.setup.run_setup import record_options
 from pipeline.text import terminal_width, wrapped
 from stages.config.features import OF_THE_MACHINE
 from stages.tasks.averaging import AveragingTask

@@ -19,7 +19,7 @@ from cache.errors import CutonceError
 from pipeline.evaluation.results import Result
 from pipeline.experiment.best.look import Look
 from pipeline.experiment.best.trial import Trial
-from pipeline.experiment.finetune_methods import name_of, run_finetune, transfer_method
+from pipeline.experiment.methods.finetune_methods import name_of, run_finetune, transfer_method
 from pipeline.text import format_difference
 from stages.config.finetune import FinetuneConfig
 from stages.config.head_registry import head_label

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from cache.errors import DataError
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.head_methods import HeadProblems
-from pipeline.experiment.run_setup import extract_features, take_features
+from pipeline.experiment.methods.head_methods import HeadProblems
+from pipeline.experiment.setup.run_setup import extract_features, take_features
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig

@@ -17,12 +17,12 @@ from pipeline.experiment.best.budget import Budget
 from pipeline.experiment.best.look import Look, SearchedData
 from pipeline.experiment.best.order import require_searched
 from pipeline.experiment.best.search import Search, search_trials
-from pipeline.experiment.dense_defaults import may_have_masks
-from pipeline.experiment.head_methods import require_heads
-from pipeline.experiment.outer_test import require_no_folds
-from pipeline.experiment.run_samples import changes_of_samples
-from pipeline.experiment.run_setup import init_seed, make_manifest, resolve_features
-from pipeline.experiment.table_columns import note_columns_left_out
+from pipeline.experiment.methods.head_methods import require_heads
+from pipeline.experiment.methods.outer_test import require_no_folds
+from pipeline.experiment.methods.table_columns import note_columns_left_out
+from pipeline.experiment.setup.dense_defaults import may_have_masks
+from pipeline.experiment.setup.run_samples import changes_of_samples
+from pipeline.experiment.setup.run_setup import init_seed, make_manifest, resolve_features
 from pipeline.run_layout import BEST, TRIALS
 from pipeline.text import duration
 from stages.config.data import DataConfig

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cache.errors import UsageError
 from pipeline.evaluation.results import Result
 from pipeline.experiment.best.look import MIRROR, Look
-from pipeline.experiment.head_methods import find_finished_head, head_dir_name, run_head
+from pipeline.experiment.methods.head_methods import find_finished_head, head_dir_name, run_head
 from stages.config.head_registry import find_head, head_label
 from stages.config.heads import HeadConfig
 from stages.fitting.halving import DepthSetting, halve

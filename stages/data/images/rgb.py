@@ -64,11 +64,17 @@ def as_rgb(image: Image.Image) -> Tensor:
     if has_deep_mode(image):
         return channels_first(eight_bits(Samples(np.array(image)[..., None]), FULL, []))
     if image.has_transparency_data:
-        colors = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", colors.size, "white"), colors)
+        image = _on_white(image.convert("RGBA"))
     if image.mode != "RGB":  # converting RGB to RGB would copy it
         image = image.convert("RGB")
     return channels_first(np.array(image))
+
+
+def _on_white(colors: Image.Image) -> Image.Image:
+    """Return mode RGBA on white: the levels of `Image.alpha_composite`, which holds the interpreter's lock."""
+    shown = Image.new("RGB", colors.size, "white")
+    shown.paste(colors, mask=colors)
+    return shown
 
 
 def upright(image: Image.Image) -> None:

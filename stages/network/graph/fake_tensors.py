@@ -30,6 +30,16 @@ DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, Uns
 """What a step raises in the dry run whose output, or its shape, depends on the numbers in the image."""
 
 
+class _FakeCpuTensors(FakeTensorMode):  # type: ignore[no-untyped-call]
+    """torch's mode, without what it prepares where there is no GPU, in case that tensors are of one all the same.
+
+    torch 2.11 keeps that in the thread that enters the mode, and reads it in the next: where the first has ended, the
+    process ends with a segmentation fault.
+    """
+
+    avoid_device_init = False
+
+
 class PeakMemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Finds the most bytes that the tensors made while it is active take at one time."""
 
@@ -71,7 +81,7 @@ def without_computing(module: nn.Module) -> Iterator[None]:
             _kept_tensors(module),
             torch.no_grad(),
             sdpa_kernel(SDPBackend.MATH),
-            FakeTensorMode(allow_non_fake_inputs=True),
+            _FakeCpuTensors(allow_non_fake_inputs=True),
         ):
             yield
     finally:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline.cli.app import _leave_objects_to_the_end, main
-from pipeline.experiment import run_setup
+from pipeline.experiment.setup import run_setup
 
 ROOT = Path(__file__).parent.parent.parent.parent
 

@@ -342,7 +342,7 @@ def test_a_training_that_stops_while_it_replaces_another_leaves_that_as_it_was(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.experiment.head_methods.save_model", disk_full)
+        patched.setattr("pipeline.experiment.methods.head_methods.save_model", disk_full)
         code, _, err = call(capsys, *first[:-4], "--c-values", "10", *first[-2:], "--overwrite")
         assert (code, "No space left" in err) == (1, True)
     assert {path.name: path.read_bytes() for path in method.iterdir()} == before

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.cli.app import main
 from pipeline.evaluation.results import Result
-from pipeline.experiment.classify_images import decision_of
-from tests.pipeline.experiment.test_classify_images import FIXTURE
+from pipeline.experiment.prediction.classify_images import decision_of
+from tests.pipeline.experiment.prediction.test_classify_images import FIXTURE
 from tests.pipeline.finished_runs import of_task
 
 

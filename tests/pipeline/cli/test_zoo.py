@@ -6,7 +6,7 @@ import json
 import pytest
 
 from pipeline.cli.app import main
-from pipeline.experiment import networks
+from pipeline.experiment.probes import networks
 from stages.network.backbones.counts import Counts
 
 

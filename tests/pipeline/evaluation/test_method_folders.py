@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ from cache.kept import forget_kept, kept_words
 from pipeline.evaluation.method_folders import files_of_methods, made_whole, put_back, share_file
 from pipeline.evaluation.results import Result, load_results
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.finetune_methods import run_finetune
-from pipeline.experiment.head_methods import run_heads
-from pipeline.experiment.model_card import read_recipe
-from pipeline.experiment.model_store import open_model
+from pipeline.experiment.methods.finetune_methods import run_finetune
+from pipeline.experiment.methods.head_methods import run_heads
+from pipeline.experiment.models.model_card import read_recipe
+from pipeline.experiment.models.model_store import open_model
 from pipeline.run_layout import MODEL_CARD, RESULT, fold_dir, replaced_dir, seed_dir
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
@@ -91,6 +92,45 @@ def test_who_is_killed_while_a_method_is_written_leaves_the_former_one_or_the_ne
     assert process.finish().returncode == 0, process.said("stderr")
     assert read_recipe(directory).identity != former
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"seed-0"}, "nothing of the dead is left"
+
+
+def write_slowly(directory: Path, content: str) -> None:
+    for _ in range(5):
+        with made_whole(directory) as fresh:
+            for number in range(20):
+                (fresh / f"{number}.txt").write_text(content)
+                time.sleep(0.005)
+
+
+def test_commands_that_write_a_method_at_once_do_so_one_after_the_other(tmp_path):
+    directory = tmp_path / "seed-0" / "linear-ridge"
+    processes = [ReadyProcess(write_slowly, directory, content) for content in "abc"]
+    for process in processes:
+        finished = process.finish()
+        assert finished.returncode == 0, finished.stderr
+    contents = {path.read_text() for path in directory.iterdir()}
+    assert len(contents) == 1
+    assert len(list(directory.iterdir())) == 20
+    assert [path.name for path in tmp_path.iterdir()] == ["seed-0"]
+
+
+def fork_while_writing(directory: Path) -> None:
+    with made_whole(directory):
+        child = os.fork()
+        if not child:
+            time.sleep(120)
+            os._exit(0)
+    directory.with_name("child").write_text(str(child))
+
+
+def test_a_process_that_was_forked_while_a_method_was_written_holds_up_nobody(tmp_path):
+    directory = tmp_path / "seed-0" / "linear-ridge"
+    forking = ReadyProcess(fork_while_writing, directory).finish()
+    assert forking.returncode == 0, forking.stderr
+    try:
+        assert ReadyProcess(write_slowly, directory, "next").finish(timeout=60).returncode == 0
+    finally:
+        os.kill(int(directory.with_name("child").read_text()), signal.SIGKILL)
 
 
 def test_a_method_that_is_made_anew_stands_where_it_stood_until_it_is_whole(tmp_path):

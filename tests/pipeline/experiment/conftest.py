@@ -3,9 +3,9 @@
 import pytest
 
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.finetune_methods import run_finetune
-from pipeline.experiment.head_methods import run_heads
-from pipeline.experiment.run_setup import record_options
+from pipeline.experiment.methods.finetune_methods import run_finetune
+from pipeline.experiment.methods.head_methods import run_heads
+from pipeline.experiment.setup.run_setup import record_options
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig

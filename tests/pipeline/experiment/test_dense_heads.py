@@ -12,9 +12,9 @@ from cache.errors import UsageError
 from pipeline.evaluation.results import Result
 from pipeline.evaluation.shown_masks import ShownMasks
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.head_methods import HeadProblems, require_heads, run_heads
-from pipeline.experiment.model_store import open_model
-from pipeline.experiment.run_setup import init_seed, resolve_features
+from pipeline.experiment.methods.head_methods import HeadProblems, require_heads, run_heads
+from pipeline.experiment.models.model_store import open_model
+from pipeline.experiment.setup.run_setup import init_seed, resolve_features
 from pipeline.run_layout import RESULT, SHOWN_MASKS
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig

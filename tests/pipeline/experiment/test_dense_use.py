@@ -6,11 +6,11 @@ from PIL import Image
 
 from pipeline.evaluation.results import Result
 from pipeline.evaluation.shown_masks import ShownMasks
-from pipeline.experiment.classify_images import predict_images
 from pipeline.experiment.evaluate_run import EvaluationOptions, evaluate_run
-from pipeline.experiment.finetune_methods import run_finetune
-from pipeline.experiment.model_store import open_model
-from pipeline.experiment.predict_masks import MaskOutput
+from pipeline.experiment.methods.finetune_methods import run_finetune
+from pipeline.experiment.models.model_store import open_model
+from pipeline.experiment.prediction.classify_images import predict_images
+from pipeline.experiment.prediction.predict_masks import MaskOutput
 from pipeline.run_layout import SHOWN_MASKS
 from stages.config.finetune import FinetuneConfig
 from stages.finetuning.predict_masks import mask_statistics

@@ -8,9 +8,9 @@ import torch
 
 from pipeline.evaluation.results import Result
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.head_methods import HeadProblems, run_heads
-from pipeline.experiment.model_store import open_model
-from pipeline.experiment.run_setup import init_seed, resolve_features
+from pipeline.experiment.methods.head_methods import HeadProblems, run_heads
+from pipeline.experiment.models.model_store import open_model
+from pipeline.experiment.setup.run_setup import init_seed, resolve_features
 from pipeline.run_layout import RESULT
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig

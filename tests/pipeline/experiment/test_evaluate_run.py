@@ -12,10 +12,10 @@ from PIL import Image
 
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.results import Result, load_results
-from pipeline.experiment.classify_images import choose_model
 from pipeline.experiment.evaluate_run import EvaluationOptions, default_out, evaluate_run
-from pipeline.experiment.model_store import open_model
-from pipeline.experiment.unlike_images import cached_vectors
+from pipeline.experiment.models.model_store import open_model
+from pipeline.experiment.prediction.classify_images import choose_model
+from pipeline.experiment.prediction.unlike_images import cached_vectors
 from pipeline.run_layout import UNLIKE
 from stages.config.data import DataConfig
 from stages.data.manifest import Manifest, load_manifest

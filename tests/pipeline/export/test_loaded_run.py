@@ -11,7 +11,7 @@ from sklearn.base import is_classifier, is_regressor
 import pipeline
 from cache import DigestCache
 from cache.errors import UsageError
-from pipeline.experiment.classify_images import predict_images
+from pipeline.experiment.prediction.classify_images import predict_images
 from pipeline.export import loaded_run
 
 

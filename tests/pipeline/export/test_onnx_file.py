@@ -53,8 +53,8 @@ class Bessel(torch.nn.Module):
 
 
 def test_the_operator_that_onnx_does_not_have_is_named(saved, tmp_path):
-    from pipeline.experiment.model_card import read_recipe
-    from pipeline.experiment.model_store import save_model
+    from pipeline.experiment.models.model_card import read_recipe
+    from pipeline.experiment.models.model_store import save_model
     from stages.network.heads.user_module import ImportedHead
 
     directory = saved("linear")

@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 
 from cache.errors import CutonceError, DataError, UsageError
-from pipeline.experiment.model_card import ModelCard, config_to_json
-from pipeline.experiment.model_store import save_model
+from pipeline.experiment.models.model_card import ModelCard, config_to_json
+from pipeline.experiment.models.model_store import save_model
 from pipeline.library.export_model import export_model, register_model_format
 from pipeline.options.export_formats import MODEL_FORMATS
 from stages.config.features import FeatureConfig

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.experiment.page_evidence import RunEvidence
+from pipeline.experiment.pages.page_evidence import RunEvidence
 from pipeline.report.evidence import Evidence
 from tests.pipeline.report.pages import DrawnEvidence
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.experiment.mixture_model import Network, mean_batches
-from pipeline.experiment.predict_with_columns import predict_with_columns
+from pipeline.experiment.models.mixture_model import Network, mean_batches
+from pipeline.experiment.prediction.predict_with_columns import predict_with_columns
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
@@ -223,7 +223,7 @@ def test_other_ways_to_predict_are_recorded_too(pretended_cuda, tmp_path, files)
 
     with pytest.MonkeyPatch.context() as patched:
         of_columns = np.zeros((len(files), 1), np.float32)
-        patched.setattr("pipeline.experiment.predict_with_columns.encoded_columns", lambda *_: of_columns)
+        patched.setattr("pipeline.experiment.prediction.predict_with_columns.encoded_columns", lambda *_: of_columns)
         joined = SimpleNamespace(model=SimpleNamespace(head=LinearHead((extractor.row_shape[0] + 1,), 3)))
         batches = list(predict_with_columns(extractor, joined, TASK, [(file, {}) for file in files], None))
     assert sum(len(batch.indices) for batch in batches) == COUNT - 1

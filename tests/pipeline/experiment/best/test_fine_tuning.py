@@ -9,13 +9,13 @@ import pytest
 
 from cache.errors import UsageError
 from pipeline.evaluation.trials import read_trials
-from pipeline.experiment import finetune_methods
 from pipeline.experiment.best import fine_tuning
 from pipeline.experiment.best.answer import combine
 from pipeline.experiment.best.budget import Budget
 from pipeline.experiment.best.fine_tuning import Evidence, FinetuneTrial, fine_tunings, weigh_evidence
 from pipeline.experiment.best.look import Look
 from pipeline.experiment.best.search import _run
+from pipeline.experiment.methods import finetune_methods
 from stages.config.finetune import FinetuneConfig
 from stages.inspection.extrapolation import Interval
 from tests.pipeline.experiment.best.conftest import FIRST, search_in

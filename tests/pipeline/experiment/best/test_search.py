@@ -14,9 +14,9 @@ from cache.errors import CacheError, UsageError, WeightsError
 from pipeline.cli.app import main
 from pipeline.evaluation.results import Result
 from pipeline.evaluation.trials import read_search, read_trials, write_trials
-from pipeline.experiment import ensemble_methods, head_methods
 from pipeline.experiment.best import look, order, search, trial
 from pipeline.experiment.best.budget import Budget, parse_budget
+from pipeline.experiment.methods import ensemble_methods, head_methods
 from stages.fitting.halving import DepthSetting
 from tests.photographs import make_folder
 from tests.pipeline.experiment.best.conftest import FIRST as FIRST_TRIALS

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.data.augment.tta import TestTimeAugmentation
+from stages.data.augment import tta as rendered
 from stages.data.image_stream import ImageRequest, stream_images
 from stages.data.images.preprocessing import Preprocessing
 from stages.data.images.rgb import UnreadableImageError
@@ -23,24 +23,28 @@ SIZES = st.tuples(st.integers(1, 120), st.integers(1, 120))
 def test_the_first_rendering_is_the_evaluation_view_bit_for_bit(size, side, resize, kind, mode):
     preprocessing = Preprocessing(side, resize, crop_mode=mode)
     image = torch.from_numpy(pixels(photograph(*size)).copy())
-    views = TestTimeAugmentation(preprocessing, kind)(image)
-    assert views.shape == (TestTimeAugmentation(preprocessing, kind).count, 3, side, side)
+    views = rendered.TestTimeAugmentation(preprocessing, kind)(image)
+    assert views.shape == (rendered.TestTimeAugmentation(preprocessing, kind).count, 3, side, side)
     assert views.dtype == torch.uint8
     assert torch.equal(views[0], preprocessing.render(image))
 
 
 def test_how_many_there_are():
-    assert [TestTimeAugmentation(PREPROCESSING, kind).count for kind in ("none", "flip", "crops")] == [1, 2, 10]
+    assert [rendered.TestTimeAugmentation(PREPROCESSING, kind).count for kind in ("none", "flip", "crops")] == [
+        1,
+        2,
+        10,
+    ]
 
 
 def test_a_flip_is_the_mirrored_evaluation_view():
-    view, mirrored = TestTimeAugmentation(PREPROCESSING, "flip")(PHOTO)
+    view, mirrored = rendered.TestTimeAugmentation(PREPROCESSING, "flip")(PHOTO)
     assert torch.equal(mirrored, view.flip(2))
 
 
 @pytest.mark.parametrize("kind", ["none", "flip", "crops"])
 def test_what_is_but_the_evaluation_view_says_so(kind):
-    renderings = TestTimeAugmentation(PREPROCESSING, kind)
+    renderings = rendered.TestTimeAugmentation(PREPROCESSING, kind)
     view = PREPROCESSING.render(PHOTO)
     expected = [view.flip(2) if mirrored else view for mirrored in renderings.mirrored or ()]
     assert (len(expected) == renderings.count) == (kind != "crops")
@@ -48,7 +52,7 @@ def test_what_is_but_the_evaluation_view_says_so(kind):
 
 
 def test_crops_are_center_and_corners_of_the_resized_image_then_mirrored():
-    views = TestTimeAugmentation(PREPROCESSING, "crops")(PHOTO)
+    views = rendered.TestTimeAugmentation(PREPROCESSING, "crops")(PHOTO)
     resized = PREPROCESSING.resized(PHOTO)
     height, width = resized.shape[1:]
     assert (height, width) == (40, 51)
@@ -62,7 +66,7 @@ def test_crops_are_center_and_corners_of_the_resized_image_then_mirrored():
 @pytest.mark.parametrize("mode", ["squash", "border"])
 def test_where_all_of_an_image_is_seen_the_crops_are_it_and_the_corners_of_a_larger_whole(mode):
     preprocessing = Preprocessing(32, 40, crop_mode=mode)
-    views = TestTimeAugmentation(preprocessing, "crops")(PHOTO)
+    views = rendered.TestTimeAugmentation(preprocessing, "crops")(PHOTO)
     larger = Preprocessing(40, 40, crop_mode=mode).render(PHOTO)
     for view, (top, left) in zip(views[1:5], [(0, 0), (0, 8), (8, 0), (8, 8)], strict=True):
         assert torch.equal(view, larger[:, top : top + 32, left : left + 32])
@@ -72,12 +76,12 @@ def test_where_all_of_an_image_is_seen_the_crops_are_it_and_the_corners_of_a_lar
 def test_an_image_too_thin_to_be_resized_is_unreadable_for_all_kinds():
     for kind in ("none", "flip", "crops"):
         with pytest.raises(UnreadableImageError, match="too long and thin"):
-            TestTimeAugmentation(Preprocessing(224, 256), kind)(torch.zeros((3, 1, 5000), dtype=torch.uint8))
+            rendered.TestTimeAugmentation(Preprocessing(224, 256), kind)(torch.zeros((3, 1, 5000), dtype=torch.uint8))
 
 
 @given(st.integers(0, 7), st.sampled_from(["none", "flip", "crops"]))
 def test_probabilities_are_averaged_over_the_renderings_of_each_image(images, kind):
-    renderings = TestTimeAugmentation(PREPROCESSING, kind)
+    renderings = rendered.TestTimeAugmentation(PREPROCESSING, kind)
     drawn = np.random.default_rng(images).dirichlet([1, 1, 1], size=images * renderings.count).astype(np.float32)
     averaged = renderings.average(drawn)
     assert averaged.shape == (images, 3)
@@ -94,7 +98,7 @@ def test_an_image_and_its_mirror_image_are_predicted_alike_by_a_real_network():
     image = torch.from_numpy(np.asarray(photograph(80, 80)).copy()).permute(2, 0, 1)
 
     def predicted(kind, image):
-        renderings = TestTimeAugmentation(Preprocessing(64, 80), kind)
+        renderings = rendered.TestTimeAugmentation(Preprocessing(64, 80), kind)
         with torch.inference_mode():
             logits = network.module(network.preprocessing.normalize(renderings(image)))
         return renderings.average(logits.softmax(dim=1).numpy())
@@ -105,7 +109,7 @@ def test_an_image_and_its_mirror_image_are_predicted_alike_by_a_real_network():
 
 
 def test_they_stream_as_any_rendering_does(tmp_path):
-    renderings = TestTimeAugmentation(Preprocessing(8, 10), "crops")
+    renderings = rendered.TestTimeAugmentation(Preprocessing(8, 10), "crops")
     locations = [str(path) for path in write_images(tmp_path, {"a": 5})]
     requests = (ImageRequest(location, renderings) for location in locations)
     batches = list(stream_images(requests, 4, 2, renderings=renderings.count))

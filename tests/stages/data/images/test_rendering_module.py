@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from stages.data.augment.tta import TestTimeAugmentation
+from stages.data.augment import tta as rendered
 from stages.data.images.preprocessing import Preprocessing
 from stages.data.images.rendering_module import RenderingModule
 
@@ -25,7 +25,7 @@ def test_its_pixels_are_those_of_the_pipeline(crop_mode, interpolation):
         preprocessing = Preprocessing(size, resize, interpolation, crop_mode=crop_mode)
         height = numbers.randint(8, 300)
         image = photograph(height, numbers.randint(max(height // 20, 1), min(300, 20 * height)), total)
-        expected = TestTimeAugmentation(preprocessing, tta)(image)
+        expected = rendered.TestTimeAugmentation(preprocessing, tta)(image)
         pixels = torch.cat(RenderingModule(preprocessing, tta).pixels(image[None]))
         difference = (pixels - expected.float()).abs()
         assert difference.max() <= 1  # a weight that lies between two of torch's is rounded the other way, rarely

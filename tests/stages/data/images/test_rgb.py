@@ -48,6 +48,14 @@ def test_transparency_is_laid_on_white(alpha, level):
     assert gray(color) == [[level] * 2] * 2
 
 
+def test_each_level_under_each_opacity_is_what_pillow_composites():
+    levels = np.arange(256, dtype=np.uint8)
+    every = np.stack(np.broadcast_arrays(levels[:, None], levels[::-1, None], levels[:, None] ^ 85, levels), axis=-1)
+    image = Image.fromarray(every, "RGBA")
+    composed = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    assert np.array_equal(as_rgb(image).permute(1, 2, 0), np.array(composed))
+
+
 def test_a_palette_and_its_transparent_color_are_resolved():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 100, 50])

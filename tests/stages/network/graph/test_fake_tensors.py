@@ -1,3 +1,5 @@
+from threading import Thread
+
 import torch
 from torch import nn
 
@@ -9,6 +11,23 @@ def test_nothing_is_computed_and_shapes_are_known():
         output = nn.Conv2d(3, 8, 3, stride=2)(torch.zeros(10_007, 3, 224, 224))
     assert output.shape == (10_007, 8, 111, 111)
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_threads_that_ended_before_leave_nothing_that_the_next_would_stumble_over(monkeypatch):
+    """With torch 2.11 and no GPU it is the end of the process."""
+    entered = []
+
+    def enter() -> None:
+        with without_computing(nn.Identity()):
+            entered.append(torch.zeros(2).shape)
+
+    kept_by_threads = torch._C._ensureCUDADeviceGuardSet
+    monkeypatch.setattr(torch._C, "_ensureCUDADeviceGuardSet", lambda: (entered.append("kept"), kept_by_threads()))
+    for _ in range(3):
+        thread = Thread(target=enter)
+        thread.start()
+        thread.join()
+    assert entered == [(2,)] * 3
 
 
 def test_the_peak_is_what_is_there_at_one_time_and_views_take_nothing():

@@ -1,0 +1,1 @@
+"""Questions before or beside a run: which network, which layer, which masks are wrong."""

@@ -1,0 +1,78 @@
+"""The head that a fine-tuning starts from: that of the run, and never one that takes its place."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.methods.finetune_methods import _starting_head, run_finetune
+from pipeline.experiment.methods.head_methods import run_heads
+from pipeline.export.equality import compare_with_run, samples_of_run
+from pipeline.library.export_model import export_model, open_trained
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.config.finetune import FinetuneConfig
+from stages.config.heads import HeadConfig
+from stages.data.manifest import load_manifest
+from stages.extraction.extract import extract
+from stages.extraction.extractor import build_extractor
+from stages.network.backbones.user_module import backbone_from_module
+from stages.network.heads.serialization import load_head
+from tests.own_network import OwnNetwork
+
+RIDGE = FinetuneConfig(init_head="ridge")
+
+
+@pytest.fixture
+def experiment(photographs, tmp_path) -> Experiment:
+    options = FeatureConfig(cache=tmp_path / "cache", cut="features")
+    extractor = build_extractor(options, backbone_from_module(OwnNetwork(), image_size=32))
+    manifest = load_manifest(DataConfig(str(photographs)))
+    extract(extractor, manifest)
+    return Experiment(extractor, manifest, 0, tmp_path / "run" / "seed-0")
+
+
+def test_a_head_that_the_run_has_otherwise_is_left_alone_and_another_one_is_fitted(experiment):
+    run_heads(experiment, ["ridge"], HeadConfig(c_values=(1e-5,), scalers=("none",)))
+    kept = {path: path.read_bytes() for path in experiment.directory.rglob("*") if path.is_file()}
+    head, seconds = _starting_head(experiment, RIDGE, HeadConfig())
+    assert seconds > 0
+    assert {path: path.read_bytes() for path in experiment.directory.rglob("*") if path.is_file()} == kept
+    # it is the one that a run without any would have
+    elsewhere = replace(experiment, directory=experiment.directory.parent / "elsewhere")
+    same, _ = _starting_head(elsewhere, RIDGE, HeadConfig())
+    saved, _ = load_head(elsewhere.directory / "linear-ridge" / "head-without-val.safetensors")
+    for name, tensor in head.state_dict().items():
+        assert torch.equal(tensor, same.state_dict()[name])
+        assert torch.equal(tensor, saved.state_dict()[name])
+    other, _ = load_head(experiment.directory / "linear-ridge" / "head-without-val.safetensors")
+    assert any(not torch.equal(tensor, other.state_dict()[name]) for name, tensor in head.state_dict().items())
+
+
+def test_a_network_tuned_by_lora_is_saved_and_exported_as_a_plain_one(photographs, tmp_path):
+    options = FeatureConfig(
+        backbone="timm:vit_tiny_patch16_224", weights="none", image_size=32, cache=tmp_path / "cache"
+    )
+    extractor, manifest = build_extractor(options), load_manifest(DataConfig(str(photographs)))
+    experiment = Experiment(extractor, manifest, 0, tmp_path / "run" / "seed-0")
+    experiment.directory.mkdir(parents=True)
+    manifest.save(experiment.directory / "manifest.csv")
+    lora = FinetuneConfig(unfreeze="1", lora=4, epochs=1, lr=1e-2, head_lr=1e-2, init_head="new", num_workers=0)
+    result = run_finetune(experiment, lora, HeadConfig())
+    assert (result.name, result.settings["lora"]) == ("top-1-lora-4", 4)
+    directory = experiment.directory / "finetune-top-1-lora-4"
+    model = open_trained(directory, "cpu")
+    top, pretrained = model.transfer.model.top.state_dict(), extractor.backbone.module.state_dict()
+    assert set(top) <= set(pretrained)
+    assert not torch.equal(top["blocks.11.attn.qkv.weight"], pretrained["blocks.11.attn.qkv.weight"])
+    assert torch.equal(top["blocks.11.attn.qkv.bias"], pretrained["blocks.11.attn.qkv.bias"])
+    found = []
+
+    def same_answers(model, run_file):
+        found.append(compare_with_run(model, run_file, samples_of_run(model)))
+
+    export_model(directory, tmp_path / "tuned.pt2", check=same_answers)
+    assert found[0].samples > 5
+    plain = run_finetune(experiment, replace(lora, lora=0), HeadConfig())
+    assert (plain.name, "lora" in plain.settings) == ("top-1", False)
