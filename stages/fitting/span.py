@@ -333,7 +333,8 @@ class BlockRows:
         factor = self.factor(choice)
         triangle = _triangle(products[torch.from_numpy(self.landmarks)].double().numpy())
         if self.exact:
-            return Coordinates(self, choice, factor, triangle.astype(np.float32), triangle)
+            values = triangle.astype(np.float32) if products.any() else np.zeros(triangle.shape, np.float32)
+            return Coordinates(self, choice, factor, values, triangle)
         values = np.empty(products.shape, np.float32)
         for start in range(0, len(products), _CHUNK):
             part = products[start : start + _CHUNK].double().numpy()
@@ -344,12 +345,16 @@ class BlockRows:
 def _triangle(products: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return L of L L' = products, [m, m], that are not exact and may be those of equal rows.
 
+    Of rows that are all alike, and so zeros, whatever is L it is of no use to them: here it is the unit matrix.
+
     Raises
     ------
     DataError
         If rows are so far from each other in length that nothing tells the short ones apart.
     """
     mean = np.trace(products) / len(products)
+    if not mean:
+        return np.eye(len(products))
     for jitter in _JITTERS:
         raised = torch.from_numpy(products.copy())
         raised.diagonal().add_(jitter * mean)
@@ -426,7 +431,8 @@ class Coordinates:
         """
         assert self.triangle is not None, "numbers that are in the span of rows"
         signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0], np.float32), self.values.shape[1])
-        axes = Axes(signs, (self.values.size / float(np.square(self.values, dtype=np.float64).sum())) ** 0.5)
+        squares = float(np.square(self.values, dtype=np.float64).sum())
+        axes = Axes(signs, (self.values.size / squares) ** 0.5 if squares else 1.0)  # of rows that are all alike
         values = np.empty_like(self.values)
         for start in range(0, len(values), _CHUNK):
             values[start : start + _CHUNK] = axes.along(self.values[start : start + _CHUNK])
