@@ -22,7 +22,7 @@ from cyclopts import App, ArgumentCollection, Parameter, Token
 from cache.errors import CutonceError, UsageError
 from cache.kept import forget_kept, kept_words
 from pipeline.cli import COMMANDS, command_function
-from pipeline.cli.arguments import error_panel, refuse_old_names, with_lists
+from pipeline.cli.arguments import error_panel, refuse_old_names, require_whole_numbers, with_lists
 from pipeline.cli.cache import app as cache_app
 from pipeline.cli.help import EPILOGUE, HELP_ALL, all_options_shown
 from pipeline.cli.output import messages_printed, say_begun
@@ -82,7 +82,7 @@ def _launch(
     refuse_old_names(tokens)
     if config is not None:
         check_configuration(config)
-        app.config = (options_from(config),)
+    app.config = (*([] if config is None else [options_from(config)]), require_whole_numbers)
     try:
         with json_log(log_json):
             # a hyphen alone is standard input and no option, which as a path it is told from

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import takewhile
-from typing import Any
+from typing import Any, get_args
 
 from cyclopts import (
+    App,
+    ArgumentCollection,
     CycloptsError,
     CycloptsPanel,
     MissingArgumentError,
@@ -117,6 +119,36 @@ def refuse_old_names(tokens: _Tokens) -> None:
         if token.startswith("--") and name in OPTION_NAMES and name not in known_names():
             *others, last = (f"`{option}`" for option in OTHER_WORDS.get(name, (OPTION_NAMES[name],)))
             raise UsageError(f"{_flag(name)} is called {', '.join(others)}{' or ' if others else ''}{last} now")
+
+
+def require_whole_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Refuse a fraction where a whole number is wanted, from the command line or a file: cyclopts would round it.
+
+    One of cyclopts' ``config``, which see all options of a command before they are converted.
+
+    Raises
+    ------
+    UsageError
+        With the option and what was given.
+    """
+    for argument in arguments:
+        if not _is_whole(argument.hint):
+            continue
+        for token in argument.tokens:
+            try:
+                has_fraction = "." in token.value and not float(token.value).is_integer()
+            except ValueError:  # no number at all, which cyclopts says of it
+                continue
+            if has_fraction:
+                raise UsageError(f"{argument.name} {token.value} must be a whole number")
+
+
+def _is_whole(hint: Any) -> bool:
+    """Return whether a type, or one that it is made of, is int, and none is float."""
+    parts = get_args(hint)
+    if not parts:
+        return hint is int
+    return any(map(_is_whole, parts)) and float not in parts
 
 
 def error_panel(error: CycloptsError) -> Any:

@@ -25,10 +25,11 @@ def best(
 ) -> Comparison:
     """Search for the best method within a budget: features of all depths once, then trial after trial, the cheap first.
 
-    Heads are tried on sets of depths by cross-validation, then heads that train in epochs, larger images and a second
-    network that is installed, and last fine-tuning, if a learning curve says that it could win. After every trial there
-    is an answer; the ensemble of all heads is among what it is chosen from. Ctrl-C ends it with the answer so far, and
-    the same command goes on. No test image has a say in anything.
+    Heads are tried on sets of depths by cross-validation, then mirror images, larger ones and the other networks of the
+    family that are installed, heads that train in epochs, and last fine-tuning, if a learning curve says that it could
+    win. All heads that do the task are tried, or those of `--head`; several `--seeds` are several commands. After every
+    trial there is an answer; the ensemble of all heads is among what it is chosen from. Ctrl-C ends it with the answer
+    so far, and the same command goes on. No test image has a say in anything.
 
     Try:
 

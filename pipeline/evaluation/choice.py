@@ -377,10 +377,11 @@ def _contest_words(contests: Sequence[Contest], head: MethodSummary) -> list[str
         assert scored is not None
         value, low, high = (format_difference(end, as_percent=metric.as_percent) for end in contest.difference)
         images = len(np.unique(scored.samples))
+        epoch = "the best epoch of what is tuned in it" if contest.row.of_others else "its best epoch"
         words.append(
             f"{capitalized(contest.row.label)} is not cross-validated: on the {images:,} validation {head.unit}s it is "
             f"{value}{' points' if metric.as_percent else ''} from {head.label} (95 % interval {low} to {high}), "
-            f"{'and so it is taken' if contest.won else 'which does not show it to be better'}; its best epoch was "
+            f"{'and so it is taken' if contest.won else 'which does not show it to be better'}; {epoch} was "
             f"chosen on these {head.unit}s, which flatters it."
         )
     return words

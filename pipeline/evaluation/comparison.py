@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -338,13 +339,27 @@ def _mean_score(folds_of_seeds: Sequence[Mapping[str, Any]], name: str, metric: 
 
 
 def summarize(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:
-    """Return a row for each method and run over the seeds that all have, and what had to be left out."""
+    """Return a row for each method and run over the seeds that all have, and what had to be left out.
+
+    What is made of other methods is left out where a seed lacks it that those have: there no mean is better than one.
+    """
     results_by_method: dict[tuple[Path, str, str], list[Result]] = {}
     for result in results:
         results_by_method.setdefault((run_of(result), result.method, result.name), []).append(result)
     groups = sorted(results_by_method.items(), key=lambda item: (get_method(item[0][1]).order, item[0][2]))
     labels = _labels([group[0] for _, group in groups])
-    shared = set.intersection(*({result.seed for result in group} for _, group in groups))
+    seeds_of = [{result.seed for result in group} for _, group in groups]
+    of_others = [get_method(method).of_others for (_, method, _), _ in groups]
+    trained = [seeds for seeds, made in zip(seeds_of, of_others, strict=True) if not made]
+    shared = set.intersection(*(trained or seeds_of))
+    missing = [sorted(shared - seeds) for seeds in seeds_of]
+    notes = [
+        f"{label} is left out: there is none for seed {listed(list(map(str, seeds)))}."
+        for label, seeds in zip(labels, missing, strict=True)
+        if seeds
+    ]
+    complete = [not seeds for seeds in missing]
+    groups, labels = list(compress(groups, complete)), list(compress(labels, complete))
     if not shared:
         seeds = "; ".join(
             f"{label}: {listed([str(result.seed) for result in group])}"
@@ -358,7 +373,7 @@ def summarize(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]
         MethodSummary(label, key[0], results_of_row, images)
         for label, (key, _), results_of_row in zip(labels, groups, kept_groups, strict=True)
     ]
-    notes = [
+    notes += [
         f"{label}: seed {listed(left_out)} is left out, because not every method has it."
         for label, (_, group) in zip(labels, groups, strict=True)
         if (left_out := [str(result.seed) for result in group if result.seed not in shared])

@@ -134,6 +134,28 @@ def _locked(run: Path) -> Iterator[None]:
         yield
 
 
+def remove_method(directory: Path) -> None:
+    """Take a method out of the run, if it is there: at once, so that nobody sees a part of it.
+
+    Raises
+    ------
+    CacheError
+        If the folder cannot be moved.
+    """
+    fresh = fresh_dir(directory)
+    with _locked(fresh.parent):
+        put_back(directory)
+        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            directory.rename(fresh)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise CacheError(f"{directory} cannot be taken away: {error.strerror}") from error
+        sync(directory.parent)
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
 def share_file(file: Path, name: Path) -> None:
     """Give a file of a method another name in the folder of another one; a copy where file systems have one name each.
 

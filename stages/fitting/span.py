@@ -35,7 +35,7 @@ from torch import nn
 from cache.errors import DataError
 from stages.config.heads import BlockWeight
 from stages.fitting.feature_rows import AnyFeatureRows, StreamedFeatureRows
-from stages.fitting.standardize import Standardizer
+from stages.fitting.standardize import NOISE, Standardizer
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import weigh_blocks
 from stages.network.heads.depths import ColumnsHead, ProjectedHead
@@ -153,7 +153,8 @@ class BlockRows:
         for part in self.parts:
             for _, block in part.blocks():
                 standardizer.partial_fit(torch.from_numpy(block))
-        self.mean, self.scale = standardizer.moments
+        self.mean, scale = standardizer.moments
+        self.scale = self._above_rounding(scale)
 
     def coordinates(self, choices: Sequence[DepthChoice]) -> Iterator[Coordinates]:
         """Yield what all rows are under each choice; rows are gone through once for those that need products."""
@@ -230,6 +231,22 @@ class BlockRows:
         for start, block in self._stored():
             kept[start : start + len(block)] = self._scaled(block)
         return kept
+
+    def _above_rounding(self, scale: torch.Tensor) -> torch.Tensor:
+        """Return what numbers are divided by, [D]: 1 where one varies by no more than the numbers of its layer round.
+
+        The deviation within a map that is the same everywhere is such a number. Beside its own mean, which is as small,
+        it varies well; divided by its standard deviation, it would be as large as any other, and another one in each
+        library that computes the network.
+        """
+        scale, layers = scale.clone(), dict[tuple[str, int], list[slice]]()
+        for name, part in self.slices.items():
+            layers.setdefault((name.rpartition(":")[0] or name, self.widths[name]), []).append(part)
+        for parts in layers.values():
+            largest = torch.stack([self.mean[part].abs() for part in parts]).amax(dim=0)
+            for part in parts:
+                scale[part] = scale[part].where(scale[part] > NOISE * largest, 1.0)
+        return scale
 
     def _width_of(self, names: Sequence[str]) -> int:
         return sum(self.widths[name] for name in names)
@@ -316,7 +333,8 @@ class BlockRows:
         factor = self.factor(choice)
         triangle = _triangle(products[torch.from_numpy(self.landmarks)].double().numpy())
         if self.exact:
-            return Coordinates(self, choice, factor, triangle.astype(np.float32), triangle)
+            values = triangle.astype(np.float32) if products.any() else np.zeros(triangle.shape, np.float32)
+            return Coordinates(self, choice, factor, values, triangle)
         values = np.empty(products.shape, np.float32)
         for start in range(0, len(products), _CHUNK):
             part = products[start : start + _CHUNK].double().numpy()
@@ -327,12 +345,16 @@ class BlockRows:
 def _triangle(products: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return L of L L' = products, [m, m], that are not exact and may be those of equal rows.
 
+    Of rows that are all alike, and so zeros, whatever is L it is of no use to them: here it is the unit matrix.
+
     Raises
     ------
     DataError
         If rows are so far from each other in length that nothing tells the short ones apart.
     """
     mean = np.trace(products) / len(products)
+    if not mean:
+        return np.eye(len(products))
     for jitter in _JITTERS:
         raised = torch.from_numpy(products.copy())
         raised.diagonal().add_(jitter * mean)
@@ -409,7 +431,8 @@ class Coordinates:
         """
         assert self.triangle is not None, "numbers that are in the span of rows"
         signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0], np.float32), self.values.shape[1])
-        axes = Axes(signs, (self.values.size / float(np.square(self.values, dtype=np.float64).sum())) ** 0.5)
+        squares = float(np.square(self.values, dtype=np.float64).sum())
+        axes = Axes(signs, (self.values.size / squares) ** 0.5 if squares else 1.0)  # of rows that are all alike
         values = np.empty_like(self.values)
         for start in range(0, len(values), _CHUNK):
             values[start : start + _CHUNK] = axes.along(self.values[start : start + _CHUNK])

@@ -24,14 +24,14 @@ _BLOCK_ROWS = 2048
 _MOMENT_NUMBERS = 1 << 19
 """Numbers that moments are taken of at a time: in float64 they are to stay near the core."""
 
-_NOISE = 1e-6
+NOISE = 1e-6
 """Standard deviation, against the mean, up to which a feature is constant but for rounding."""
 
 
 def safe_std(variance: NDArray[np.floating], mean: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return standard deviations [d] to divide by; a feature that never changes keeps its scale, as in scikit-learn."""
     variance = np.maximum(variance.astype(np.float64), 0)
-    return np.where(variance <= (_NOISE * np.abs(mean)) ** 2, 1.0, np.sqrt(variance))
+    return np.where(variance <= (NOISE * np.abs(mean)) ** 2, 1.0, np.sqrt(variance))
 
 
 @dataclass

@@ -17,6 +17,7 @@ from pipeline.evaluation.trials import read_search, read_trials
 from pipeline.experiment.best import fine_tuning
 from pipeline.experiment.best.fine_tuning import Evidence, FinetuneTrial
 from stages.config.finetune import FinetuneConfig
+from tests.each_counts import let_each_count
 from tests.photographs import COLOURS
 
 NEXT = dict(zip(COLOURS, [*list(COLOURS)[1:], next(iter(COLOURS))], strict=True))
@@ -48,6 +49,7 @@ def told(photographs, tmp_path_factory):
     weighed = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("stages.fitting.folds.REPEATED_BELOW", 0)
+        let_each_count(patched)
         weigh = fine_tuning.weigh_evidence
         # it is fine-tuned whatever the curve says, which is kept beside
         patched.setattr(

@@ -54,7 +54,8 @@ def combine(search: Search) -> list[Result]:
     if len(folded) > 1 and any(record.details.get("look") for record in folded):
         made += mixture_or_none(experiment, [folders[record.name] for record in folded], options)
     if folded and tuned:
-        made += mixture_or_none(experiment, [folders[record.name] for record in (*folded, *tuned)], options)
+        members = [folders[record.name] for record in (*folded, *tuned)]
+        made += mixture_or_none(experiment, members, options, with_tuned=True)
     return made
 
 

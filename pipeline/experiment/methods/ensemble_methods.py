@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cache.errors import CutonceError
 from pipeline.evaluation.comparison import method_words
-from pipeline.evaluation.method_folders import made_whole
+from pipeline.evaluation.method_folders import made_whole, remove_method
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Result
@@ -103,8 +103,8 @@ def run_ensemble(experiment: Experiment, heads: Sequence[Result], options: HeadC
     """Make an ensemble of all heads on the features that the run has, and test it.
 
     It is made anew where there is another head, or one was trained anew, and costs next to nothing: nothing is trained,
-    and no image is asked for. There is none of fewer than two heads, where nothing was predicted out of folds, or for a
-    task whose predictions have no mean.
+    and no image is asked for. There is none of fewer than two heads, where nothing was predicted out of folds, for a
+    task whose predictions have no mean, or where no mean is better than one head alone: one of before is taken away.
 
     Parameters
     ----------
@@ -134,6 +134,12 @@ def run_ensemble(experiment: Experiment, heads: Sequence[Result], options: HeadC
         return [finished]
     made = _make_and_test(experiment, task, candidates, options, directory, identity)
     return [] if made is None else [made]
+
+
+def take_away(experiment: Experiment, directory: Path, means: str, best: str, by: str) -> None:
+    """Say that there is no ensemble, as one method alone is as good as any, and take away what there was before."""
+    remove_method(directory)
+    _LOG.info(f"{experiment.label}  {directory.name}: none, as {means} is better {by} than {best}")
 
 
 def _why_none(experiment: Experiment, candidates: Sequence[Candidate]) -> str:
@@ -291,7 +297,7 @@ def _make_and_test(
     directory: Path,
     identity: str,
 ) -> Result | None:
-    """Make an ensemble, and leave it and its result in the run; None where all members but one are damaged."""
+    """Make an ensemble, and leave it and its result in the run; None where but one member is readable and counts."""
     name = directory.name.removeprefix(f"{METHOD}-")
     with measured() as making:
         made = _KINDS[name](experiment, task, candidates, options)
@@ -299,6 +305,10 @@ def _make_and_test(
     if damaged:
         kept = [candidate for candidate in candidates if not any(candidate is member for member in damaged)]
         return _make_and_test(experiment, task, kept, options, directory, identity) if len(kept) > 1 else None
+    if len(made.members) == 1:
+        best = f"{method_words(made.members[0].result)} alone"
+        take_away(experiment, directory, f"no mean of {len(candidates)} heads", best, "out of folds")
+        return None
     members, val = made.members, experiment.split("val")
     validated = made.combine([task.answers(member.validation.statistics) for member in members], True)
     tested = made.combine([task.answers(member.result.predictions.statistics) for member in members], False)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -29,6 +28,7 @@ from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import FEATURES_READ, VIEWS_READ, Result
 from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.methods.ensemble_methods import take_away
 from pipeline.experiment.methods.head_methods import MethodOutcome, build_result, format_accuracy, predictions_of
 from pipeline.experiment.models.mixture_members import Member, save_members
 from pipeline.experiment.models.model_card import ModelCard, read_recipe, read_unlike
@@ -166,14 +166,17 @@ def mixture_or_none(
     weighs them out of folds.
     """
     try:
-        return [make_mixture(experiment, members, options, with_tuned=with_tuned)]
+        made = make_mixture(experiment, members, options, with_tuned=with_tuned)
     except CutonceError as error:
         _LOG.info(f"note: no ensemble of {len(members)} methods is made: {error}")
         return []
+    return [] if made is None else [made]
 
 
 def make_mixtures(runs: Sequence[Path], names: Sequence[str] = (), options: HeadConfig | None = None) -> list[Result]:
     """Make an ensemble of the methods of several runs under each seed of the first, and leave it in that one.
+
+    Under a seed where no mean is better than one method alone there is none.
 
     Raises
     ------
@@ -186,10 +189,11 @@ def make_mixtures(runs: Sequence[Path], names: Sequence[str] = (), options: Head
     members = {seed: methods_of(runs, seed, names) for seed in numbers}
     for seed in numbers:
         _require_same_splits(runs, seed)
-    return [
+    made = [
         make_mixture(_saved_experiment(runs[0], seed, members[seed]), members[seed], options or HeadConfig())
         for seed in numbers
     ]
+    return [result for result in made if result is not None]
 
 
 def _saved_experiment(run: Path, seed: int, models: Sequence[Path]) -> Experiment:
@@ -226,7 +230,7 @@ def _require_same_splits(runs: Sequence[Path], seed: int) -> None:
 
 def make_mixture(
     experiment: Experiment, directories: Sequence[Path], options: HeadConfig, *, with_tuned: bool = False
-) -> Result:
+) -> Result | None:
     """Average trained methods, which may stand on other features or be fine-tuned networks, and test the mean.
 
     Weights are those of greedy selection with replacement, as of `run_ensemble`; the test split has no part in it.
@@ -240,19 +244,19 @@ def make_mixture(
     options : HeadConfig
         `class_weights` alone counts.
     with_tuned : bool
-        Whether it has to be a mean with something that is fine-tuned; one that lies there otherwise is taken away.
+        Whether it has to be a mean of heads with something that is fine-tuned.
 
     Returns
     -------
-    Result
+    Result or None
         Left in ``ensemble-mixed``, or, where a member has no folds, in ``mixture-greedy``, with copies of the members'
-        models.
+        models. None where no mean is better than one method alone, or, `with_tuned`, than heads alone: that is said,
+        and what lies there of before is taken away.
 
     Raises
     ------
     UsageError
-        If these are fewer than two methods, were asked about other samples, or predict what has no mean; or nothing
-        that is fine-tuned gets a weight beside a head, where it has to.
+        If these are fewer than two methods, were asked about other samples, or predict what has no mean.
     """
     experiment = experiment.readable()
     task = experiment.task
@@ -346,8 +350,8 @@ def _make_and_test(
     identity: str,
     *,
     with_tuned: bool,
-) -> Result:
-    """Choose the weights, average, and leave the mixture and its result in the run."""
+) -> Result | None:
+    """Choose the weights, average, and leave the mixture and its result in the run; None as in `make_mixture`."""
     val, test = experiment.split("val"), experiment.split("test")
     select = partial(select_greedily, task, balanced=options.class_weights == "balanced")
     validated = [task.answers(candidate.validation.statistics) for candidate in candidates]
@@ -365,13 +369,13 @@ def _make_and_test(
             answered = honest
     order = [int(place) for place in np.argsort(-weights, kind="stable") if weights[place]]
     members, shares = [candidates[place] for place in order], [float(weights[place]) for place in order]
-    if with_tuned and {member.card.method == "finetune" for member in members} != {True, False}:
-        if directory.exists():  # of what the run had before
-            shutil.rmtree(directory)
-        best = listed([member.directory.name for member in members])
-        raise UsageError(f"on validation no mean of heads with what is fine-tuned is better than {best}")
-    if len(members) == 1:
-        _LOG.info(f"note: {members[0].directory.name} alone is as good as any mean with another: it is the only member")
+    lacks_tuned = with_tuned and {member.card.method == "finetune" for member in members} != {True, False}
+    if lacks_tuned or len(members) == 1:
+        means = "heads with what is fine-tuned" if with_tuned else f"{len(candidates)} methods"
+        best = listed([_path_of(experiment, member.directory) for member in members])
+        by = "out of folds" if folded is not None else "on validation"
+        take_away(experiment, directory, f"no mean of {means}", f"{best} alone", by)
+        return None
     tested = average([task.answers(member.result.predictions.statistics) for member in members], np.array(shares))
     calibrated = experiment.task
     if task.calibrates:

@@ -120,7 +120,7 @@ def _chosen_on_page(run: Path) -> str | None:
     if run_of_chosen.resolve() != run.resolve():
         raise UsageError(
             f"{run / REPORT}, which compares several runs, says to take {chosen['folder']} of {run_of_chosen}: "
-            "give that run, or say by `method` which one of this run you want"
+            f"give that run, or say by `method` which one of this run you want; `compare` {run} makes its own page anew"
         )
     return str(chosen["folder"])
 

@@ -1,5 +1,7 @@
 """Lists in any form on the command line and in the file, and what is said where it cannot be read."""
 
+from typing import get_args
+
 import pytest
 
 from pipeline.cli import COMMANDS
@@ -46,6 +48,35 @@ def test_the_file_takes_lists_in_every_form_too(tmp_path):
     assert bound.arguments["data"].seeds == (0, 1)
     assert bound.arguments["head"].head == ("ridge",)
     assert bound.arguments["features"].cut == "layer3,layer4"
+
+
+def _whole_options():
+    """Yield (command, option, what else it needs) for all options whose value is a whole number, or may be one."""
+    for command in COMMANDS:
+        arguments = app[command].assemble_argument_collection()
+        needed = [argument.name for argument in arguments if argument.required and argument.name != "*"]
+        others = [word for name in needed for word in ([name, "x"] if name.startswith("--") else ["x"])]
+        for argument in arguments:
+            if int in (argument.hint, *get_args(argument.hint)):
+                yield command, argument.name, others
+
+
+def test_every_option_that_is_a_whole_number_refuses_a_fraction(capsys):
+    """cyclopts rounds it: 1.5 trials were 2, and half a seed was seed 0."""
+    options = list(_whole_options())
+    known = {(command, option) for command, option, _ in options}
+    assert {("best", "--trials"), ("train", "--seeds"), ("run", "--image-size"), ("zoo", "--rows")} <= known
+    for command, option, others in options:
+        assert main([command, *others, option, "1.5"]) == 2
+        assert f"error: {option} 1.5 must be a whole number" in capsys.readouterr().err, command
+
+
+def test_the_file_refuses_a_fraction_too_and_takes_a_whole_number_however_it_is_written(tmp_path, capsys):
+    (tmp_path / "run.toml").write_text("epochs = 2.5\nversion = 3\n")
+    assert main(["run", "--config", str(tmp_path / "run.toml"), "--data", "photos", "--out", "here"]) == 2
+    assert "--epochs 2.5 must be a whole number" in capsys.readouterr().err
+    _, bound, _ = app.parse_args(["train", "--data", "photos", "--out", "here", "--seeds", "2.0", "0x10"])
+    assert bound.arguments["data"].seeds == (2, 16)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,14 @@ def test_fine_tuning_has_to_be_shown_to_be_better_than_the_head_on_the_validatio
     assert ("does not show it to be better" in sentence) == (chosen == "logistic")
 
 
+@pytest.mark.parametrize(("method", "said"), [("finetune", "its best epoch"), ("mixture", "epoch of what is tuned in")])
+def test_what_was_chosen_on_the_validation_images_is_said_of_what_trained(tmp_path, method, said):
+    add_head(tmp_path, "logistic", wrong(40), val=100 / 120)
+    told = {"validation": predictions(VAL, wrong(12, size=120)), "settings": {"members": "SVM 1.00"}}
+    add_head(tmp_path, "greedy", None, method=method, val=0.9, **told)
+    assert said in compare_runs([tmp_path]).choice.words[-1]
+
+
 def test_validation_images_of_one_group_are_one_voice_in_a_contest(tmp_path):
     """Sixteen images more are right, of sixteen patients or of two."""
     for folder, groups in (

@@ -462,6 +462,17 @@ def test_a_seed_that_not_every_method_has_is_left_out_and_said_so(tmp_path):
     assert len(comparison.results) == 3
 
 
+def test_a_mean_that_a_seed_has_none_of_leaves_no_seed_out(tmp_path):
+    for seed in (0, 1):
+        add_method(tmp_path, wrong(0, 60), seed=seed)
+        add_method(tmp_path, wrong(40, 70), seed=seed, name="svm")
+    add_method(tmp_path, wrong(0, 30), method="ensemble", name="greedy")
+    comparison = compare_runs([tmp_path])
+    assert comparison.seeds == (0, 1)
+    assert [row.label for row in comparison.rows] == ["logistic", "SVM"]
+    assert comparison.notes == ("greedy ensemble is left out: there is none for seed 1.",)
+
+
 def test_methods_without_a_common_seed_are_refused(tmp_path):
     add_method(tmp_path, wrong(0, 60), seed=0)
     add_method(tmp_path, wrong(0, 60), seed=1, name="svm")

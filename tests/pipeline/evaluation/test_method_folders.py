@@ -12,7 +12,7 @@ import pytest
 from cache.atomic_write import atomic_path
 from cache.errors import CacheError, DataError
 from cache.kept import forget_kept, kept_words
-from pipeline.evaluation.method_folders import files_of_methods, made_whole, put_back, share_file
+from pipeline.evaluation.method_folders import files_of_methods, made_whole, put_back, remove_method, share_file
 from pipeline.evaluation.results import Result, load_results
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.methods.finetune_methods import run_finetune
@@ -209,6 +209,24 @@ def test_what_was_replaced_is_not_put_back_in_part_where_it_was_being_removed(tm
     assert files_of_methods(tmp_path, RESULT) == []
     with made_whole(directory):
         pass
+    assert [path.name for path in tmp_path.iterdir()] == ["seed-0"]
+
+
+def test_a_method_that_is_taken_out_of_a_run_is_gone_at_once(tmp_path, monkeypatch):
+    directory = seed_dir(tmp_path, 0) / "ensemble-greedy"
+    remove_method(directory)  # there is none
+    with made_whole(directory) as fresh:
+        (fresh / RESULT).write_text("former")
+    with monkeypatch.context() as patched:  # who is killed when it is moved leaves no part of it among the methods
+        patched.setattr("shutil.rmtree", lambda *_, **__: None)
+        remove_method(directory)
+    assert files_of_methods(tmp_path, RESULT) == []
+    assert not directory.exists()
+    with made_whole(directory) as fresh:
+        (fresh / RESULT).write_text("next")
+    directory.rename(replaced_dir(directory))  # as a command leaves it that was killed while it replaced it
+    remove_method(directory)
+    assert files_of_methods(tmp_path, RESULT) == []
     assert [path.name for path in tmp_path.iterdir()] == ["seed-0"]
 
 

@@ -204,6 +204,20 @@ def test_features_that_do_not_change_or_are_copies_do_no_harm():
     assert torch.isfinite(trained.module(torch.from_numpy(TEST.features).float())).all()
 
 
+@pytest.mark.parametrize(
+    "name", ["logistic", "svm", "ridge", "rbf", "kernel_ridge", "knn", "ncm", "sgd", "mlp", "linear"]
+)
+def test_images_that_are_all_the_same_have_a_head_too(name):
+    """Nothing of them is in any direction: it says how frequent classes are, or less, as it does of one cut."""
+    labels = np.arange(20) % 3
+    train, val = (FeatureRows(np.full((count, WIDTH), 2.0, np.float16), labels[:count]) for count in (20, 9))
+    trained, fold = train_foldable_head(name, problem_of(train, val, fit_epochs=3, fit_lr=(1e-2,), hidden_dim=8))
+    said = head_probabilities(trained.module, val, TASK)
+    assert np.isfinite(said).all()
+    assert np.allclose(said, said[:1], atol=1e-6)
+    assert np.isfinite(fold().outputs).all()
+
+
 def test_a_head_on_some_depths_has_the_same_bits_whatever_was_asked_for_before():
     """Blocks are summed in the same parts, whichever of them are asked for together."""
     some = problem_of(TRAIN, VAL, depths=("all",))

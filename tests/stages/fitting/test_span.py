@@ -52,6 +52,25 @@ def test_coordinates_have_the_products_of_the_weighted_numbers(number):
     assert values.shape == (80, 80)
 
 
+def test_what_a_layer_rounds_by_is_no_number_of_a_row():
+    """The deviation within a map that is the same everywhere is such; another library's rounding decided for knn."""
+    rng, widths = np.random.default_rng(0), {"first:avg": 4, "first:std": 4, "last": 4}
+    features = rng.normal(size=(40, 12)).astype(np.float32)
+    features[:, 1] = 0.16 + rng.normal(size=40) * 1e-3  # varies by much more than it is rounded by
+    features[:, 0], features[:, 4] = 0.16, 1e-6 + rng.normal(size=40) * 1e-8
+    features[:, 8] = 1e-6 + rng.normal(size=40) * 1e-8  # the only number of its place: nothing larger beside it
+    train, val = (FeatureRows(features[part], np.arange(20) % 2) for part in (slice(20), slice(20, 40)))
+    rows = BlockRows(train, val, widths, 2000, seed=0)
+    constant = np.zeros(12, bool)
+    constant[[0, 4]] = True
+    assert np.array_equal(rows.scale.numpy() == 1, constant)
+    assert np.allclose(rows.scale.numpy()[~constant], features.std(axis=0)[~constant], rtol=1e-3)
+    (numbers,) = rows.coordinates([DepthChoice("all", tuple(widths), "sqrt")])
+    rounded = features[:8].copy()
+    rounded[:, 4] += 1e-6
+    assert np.abs(numbers.of(rounded) - numbers.of(features[:8])).max() < 1e-4
+
+
 def test_numbers_that_are_fewer_than_rows_stay_what_they_are():
     last = DepthChoice("last", ("last:avg",), "sqrt")
     (coordinates,) = block_rows().coordinates([last])

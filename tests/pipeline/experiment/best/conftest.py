@@ -14,6 +14,7 @@ from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
 from stages.data.manifest import load_manifest
+from tests.each_counts import let_each_count
 
 HEADS = HeadConfig(
     head=("ridge", "knn", "logistic"), c_values=(1e-3, 1e-1), cv=3, n_neighbors=(1, 5), depths=("last", "all")
@@ -63,6 +64,11 @@ def divided_once(monkeypatch):
     monkeypatch.setattr("stages.fitting.folds.REPEATED_BELOW", 0)
 
 
+@pytest.fixture(autouse=True)
+def each_counts(monkeypatch):
+    let_each_count(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def search_photographs(photographs, tmp_path_factory):
     return Searcher(photographs, tmp_path_factory.mktemp("best") / "cache")
@@ -74,5 +80,6 @@ def searched(search_photographs, tmp_path_factory):
     out = tmp_path_factory.mktemp("searched") / "run"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("stages.fitting.folds.REPEATED_BELOW", 0)
+        let_each_count(patched)
         search_photographs(out, len(FIRST))
     return out

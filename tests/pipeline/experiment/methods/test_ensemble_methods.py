@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.evaluation.comparison import compare_runs
+from pipeline.evaluation.predictions import read_arrays, write_arrays
 from pipeline.evaluation.results import Result
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.methods import ensemble_methods
@@ -100,3 +101,20 @@ def test_one_head_makes_none_and_it_is_said_where_one_was_asked_for(experiment, 
     assert "no ensemble is made: it takes two heads or more" in caplog.text
     assert "only ridge has any" in caplog.text
     assert len(run_on_features(experiment, OPTIONS.head, replace(OPTIONS, ensemble="none"))) == 2
+
+
+def test_there_is_none_where_one_head_alone_counts_and_one_of_before_is_taken_away(experiment, caplog):
+    """It was called an ensemble, scored as one that other folds had weighed, and could be taken in place of that head."""
+    *_, ensemble = run_on_features(experiment, OPTIONS.head, OPTIONS)
+    assert ensemble.method == "ensemble"
+    file = experiment.directory / "head-knn" / "out-of-fold.npz"
+    arrays = read_arrays(file)
+    sure = 0.001 + 0.998 * np.eye(arrays["probabilities"].shape[1], dtype=np.float32)[arrays["target"]]
+    write_arrays(file, {**arrays, "probabilities": sure / sure.sum(axis=1, keepdims=True)})
+    with caplog.at_level("INFO", logger="cutonce"):
+        found = run_on_features(experiment, ("ncm",), replace(OPTIONS, head=("ncm",)))
+    assert [result.name for result in found] == ["ncm"]
+    assert "ensemble-greedy: none, as no mean of 3 heads is better out of folds than kNN alone" in caplog.text
+    assert not (experiment.directory / "ensemble-greedy").exists()
+    comparison = compare_runs([experiment.directory.parent])
+    assert {row.label for row in comparison.rows} == {"ridge", "kNN", "nearest mean"}

@@ -34,6 +34,15 @@ def runs(trained_runs, tmp_path):
     return tmp_path, replace(first, directory=tmp_path / "run-64" / "seed-0")
 
 
+def say_out_of_folds(directory, of_truth):
+    """Let a method say so much of the true class of each sample that is left out, and the rest of the others alike."""
+    arrays = read_arrays(directory / "out-of-fold.npz")
+    samples, classes = arrays["probabilities"].shape
+    said = np.full((samples, classes), (1 - of_truth) / (classes - 1), np.float32)
+    said[np.arange(samples), arrays["target"]] = of_truth
+    write_arrays(directory / "out-of-fold.npz", {**arrays, "probabilities": said})
+
+
 def answers(result):
     return result.predictions.statistics["probabilities"]
 
@@ -86,6 +95,21 @@ def test_heads_on_other_features_are_averaged_by_weights_from_the_same_folds(run
     np.testing.assert_allclose(predicted(moved, photographs, result), answers(result), atol=5e-3)
     with pytest.raises(UsageError, match="mean over several networks"):
         open_model(moved)
+
+
+def test_a_mean_that_one_method_alone_makes_is_none(runs, caplog, capsys):
+    folder, experiment = runs
+    paths = [experiment.directory / "linear-ridge", folder / "run-32" / "seed-0" / "linear-ridge"]
+    for path in paths:
+        say_out_of_folds(path, 0.6)
+    assert make_mixture(experiment, [*paths, experiment.directory / "linear-ncm"], OPTIONS) is not None
+    say_out_of_folds(paths[0], 0.99)
+    with caplog.at_level("INFO", logger="cutonce"):
+        assert make_mixture(experiment, paths, OPTIONS) is None
+    assert "no mean of 2 methods is better out of folds than linear-ridge alone" in caplog.text
+    assert not (experiment.directory / "ensemble-mixed").exists()
+    assert main(["ensemble", str(folder / "run-64"), str(folder / "run-32"), "--members", "linear-ridge"]) == 0
+    assert "ensemble-mixed: none, as no mean of 2 methods" in capsys.readouterr().out
 
 
 def test_with_a_tuned_network_weights_are_chosen_on_validation_and_scored_on_the_other_parts_of_it(runs, photographs):
@@ -156,7 +180,10 @@ def test_what_makes_no_ensemble_is_an_error_that_says_what_differs(runs, photogr
     load_manifest(DataConfig(str(photographs)), seed=1).save(folder / "run-32" / "seed-0" / "manifest.csv")
     with pytest.raises(UsageError, match="the same images are in other splits"):
         make_mixtures([folder / "run-64", folder / "run-32"])
-    mixed = make_mixture(experiment, [ridge, experiment.directory / "finetune-top-1"], OPTIONS)
+    tuned = experiment.directory / "finetune-top-1"
+    for directory, of_truth in ((ridge, [0.9, 0.6]), (tuned, [0.6, 0.9])):
+        say_of_validation(directory, of_truth)
+    mixed = make_mixture(experiment, [ridge, tuned], OPTIONS)
     with pytest.raises(UsageError, match="is a mixture itself"):
         make_mixture(experiment, [ridge, experiment.directory / f"{mixed.method}-{mixed.name}"], OPTIONS)
 
@@ -192,7 +219,7 @@ def test_a_run_makes_it_of_what_it_has_finds_it_and_takes_it_away_where_heads_al
     # beside another head the tuned network gets no weight, and a mean of heads is for the ensemble
     caplog.set_level(logging.INFO, "cutonce")
     assert run_mixture(experiment, OPTIONS) == []
-    assert "no mean of heads with what is fine-tuned is better than head-knn" in caplog.text
+    assert "no mean of heads with what is fine-tuned is better on validation than head-knn alone" in caplog.text
     assert not (experiment.directory / "mixture-greedy").exists()
     # what an earlier command left otherwise is told and passed over
     (experiment.directory / "head-knn" / "validation.npz").unlink()

@@ -19,6 +19,7 @@ from stages.extraction.extract import extract
 from stages.extraction.extractor import build_extractor
 from stages.extraction.read_features import read_features
 from stages.finetuning.predict_images import read_vectors
+from tests.each_counts import let_each_count
 from tests.pipeline.experiment.conftest import OPTIONS
 
 
@@ -34,7 +35,10 @@ def on_tuned(trained_runs, tmp_path_factory):
     return Experiment(extractor, first.manifest, 0, folder / "run" / "seed-0")
 
 
-def test_heads_are_chosen_by_validation_and_join_a_mixture_that_is_too(on_tuned, trained_runs, photographs):
+def test_heads_are_chosen_by_validation_and_join_a_mixture_that_is_too(
+    on_tuned, trained_runs, photographs, monkeypatch
+):
+    let_each_count(monkeypatch)
     _, first = trained_runs
     (result,) = run_heads(on_tuned, ["ridge"], replace(OPTIONS, cv=None))
     assert result.cv is None

@@ -111,8 +111,11 @@ def test_the_method_that_the_page_says_to_take_is_taken(run, tmp_path):
     assert choose_model(tmp_path / "moved", None, None).directory == tmp_path / "moved" / "seed-0" / chosen.name
     shutil.copytree(FIXTURE / "run", run)
     write_comparison(said, [run, tmp_path / "moved"], tmp_path / "moved")
-    with pytest.raises(UsageError, match=rf"says to take {chosen.name} of {run}: give that run, or say by `method`"):
+    with pytest.raises(
+        UsageError, match=rf"says to take {chosen.name} of {run}: give that run, or say by `method`"
+    ) as refused:
         choose_model(tmp_path / "moved", None, None)
+    assert f"`compare` {tmp_path / 'moved'} makes its own page anew" in str(refused.value)
 
 
 def test_predictions_do_not_take_the_place_of_what_they_are_of(tmp_path):
