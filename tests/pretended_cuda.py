@@ -946,6 +946,8 @@ def pretend_cuda() -> Iterator[PretendedCuda]:
     if _device is not None:
         yield _device
         return
+    if torch.cuda.is_available():
+        torch.cuda.init()  # which torch asks for once in a process, by `_lazy_init`: not of the pretended device alone
     _register_autocast()
     bootstrap = threading.Thread._bootstrap_inner
 

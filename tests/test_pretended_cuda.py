@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from torch import nn
 from torch.nn import functional as F
 
-from tests.pretended_cuda import DeviceError, pretend_cuda
+from tests.pretended_cuda import DeviceError, Stream, pretend_cuda
 from tests.ready_processes import run
 
 
@@ -386,6 +386,18 @@ def test_nothing_is_pretended_afterwards(request):
         assert torch.cuda.is_available()
     assert torch.cuda.is_available() == is_available
     assert torch.Tensor.device is device
+
+
+def test_a_real_device_has_begun_before_another_is_pretended(request, monkeypatch):
+    """Or what makes tensors would never have it begin: it has asked the pretended one already."""
+    if hasattr(request.config, "pretending"):
+        pytest.skip("all tests pretend")
+    begun = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: begun.append(torch.cuda.Stream is Stream))
+    with pretend_cuda():
+        assert begun == [False]
+    assert begun == [False]
 
 
 @pytest.mark.gpu
