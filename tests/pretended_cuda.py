@@ -3,7 +3,8 @@
 What is checked is what a GPU would refuse or do otherwise: tensors of two devices that meet, ``numpy()`` of a tensor of
 the device, a generator of the other device, a second process made by fork, results read before their copy has arrived,
 a stream that reads what another is still writing, memory freed while another stream uses it, memory that does not
-suffice, nvJPEG's colors, and its silence about damaged files. What is computed is what the CPU computes. A CUDA graph
+suffice, nvJPEG's colors, and its silence about damaged files. What is computed is what the CPU computes, of random numbers of
+its own. A CUDA graph
 is recorded and replayed operator by operator, into the memory that it was recorded with; to wait in it is refused, and
 to copy from the CPU's memory, which is another's by then, is a fault. ``torch.compile`` does not work here, and several
 devices are one.
@@ -70,6 +71,8 @@ class PretendedCuda:
         That were recorded.
     faults : list of str
         What would have gone wrong on some other run only; raised when the pretending ends.
+    generator : torch.Generator
+        What random numbers are drawn from there, where nothing says so.
     """
 
     def __init__(self) -> None:
@@ -81,6 +84,7 @@ class PretendedCuda:
         self.lost = False
         self.graphs: list[CUDAGraph] = []
         self.faults: list[str] = []
+        self.generator = torch.Generator()
         self.used = False
         self.forked = False
         self.lock = threading.RLock()
@@ -125,6 +129,22 @@ class PretendedCuda:
     def recording(self) -> CUDAGraph | None:
         """What this thread records just now."""
         return getattr(self.of_thread, "recording", None)
+
+    def manual_seed(self, seed: int) -> None:
+        """Begin to draw the numbers of a seed, which are others than the CPU's of the same."""
+        self.generator.manual_seed((seed + 1) & 0x7FFF_FFFF_FFFF_FFFF)
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Draw what the CPU would from the device's numbers within the block."""
+        with self.lock:
+            of_cpu = torch.default_generator.get_state()
+            torch.default_generator.set_state(self.generator.get_state())
+            try:
+                yield
+            finally:
+                self.generator.set_state(torch.default_generator.get_state())
+                torch.default_generator.set_state(of_cpu)
 
     def wait(self, clock: dict[Stream, int]) -> None:
         """Let the host wait for what was launched up to these times."""
@@ -512,11 +532,14 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     inner_kwargs.pop("pin_memory", None)
     if asked is not None:
         inner_kwargs["device"] = torch.device("cpu") if _is_ours(asked) else asked
-    out = func(*inner_args, **inner_kwargs)
+    is_there = _is_ours(asked) if asked is not None else bool(ours)
+    draws = is_there and torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None
+    with device.drawing() if draws else nullcontext():
+        out = func(*inner_args, **inner_kwargs)
     for tensor in written:
         if isinstance(tensor, DeviceTensor) and tensor._inner.shape != tensor.shape:  # such as unsqueeze_
             _raw_data.__set__(tensor, DeviceTensor(tensor._inner, tensor._memory))
-    if not (_is_ours(asked) if asked is not None else ours):
+    if not is_there:
         return out  # such as zeros_like(x, device="cpu")
     known = {id(tensor._inner): tensor for tensor in ours}
     shared = ours[0]._memory if is_view else None
@@ -927,10 +950,10 @@ def _stand_ins(device: PretendedCuda) -> dict[str, Any]:
         "is_current_stream_capturing": lambda: device.recording is not None,
         "CUDAGraph": CUDAGraph,
         "graph": _Recording,
-        "manual_seed": lambda seed: None,
-        "manual_seed_all": lambda seed: None,
-        "get_rng_state": lambda _device=None: torch.get_rng_state(),
-        "set_rng_state": lambda state, _device=None: torch.set_rng_state(state),
+        "manual_seed": device.manual_seed,
+        "manual_seed_all": device.manual_seed,
+        "get_rng_state": lambda _device=None: device.generator.get_state(),
+        "set_rng_state": lambda state, _device=None: device.generator.set_state(state),
     }
 
 

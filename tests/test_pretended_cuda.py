@@ -337,6 +337,31 @@ def test_images_are_decoded_at_once_whatever_the_stream_still_has_to_do(pretende
     assert "memory that the stream may still be using" in pretended_cuda.faults.pop()
 
 
+DRAWN = {
+    "a factory": lambda device: torch.randn(40, device=device),
+    "in place": lambda device: torch.zeros(40, device=device).uniform_(),
+    "as another": lambda device: torch.rand_like(torch.zeros(40, device=device)),
+    "dropout": lambda device: F.dropout(torch.ones(40, device=device), 0.5),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
+def test_random_numbers_are_the_devices_own(pretended_cuda, draw):
+    torch.manual_seed(0)
+    here = draw("cpu")
+    torch.manual_seed(0)
+    there = draw("cuda").cpu()
+    assert not torch.equal(there, here)
+    assert torch.equal(draw("cpu"), here)  # whatever was drawn there
+    following = draw("cuda").cpu()
+    assert not torch.equal(following, there)
+    torch.manual_seed(0)
+    for _ in range(2):
+        with torch.random.fork_rng(devices=[0]):
+            assert torch.equal(draw("cuda").cpu(), there)
+            assert torch.equal(draw("cuda").cpu(), following)
+
+
 def test_resizing_with_antialiasing_takes_no_bytes_there(pretended_cuda):
     bytes_there = torch.zeros(1, 3, 8, 8, dtype=torch.uint8, device="cuda")
     with pytest.raises(NotImplementedError, match="Byte"):
