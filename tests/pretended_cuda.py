@@ -4,7 +4,7 @@ What is checked is what a GPU would refuse or do otherwise: tensors of two devic
 the device, a generator of the other device, a second process made by fork, results read before their copy has arrived,
 a stream that reads what another is still writing, memory freed while another stream uses it, memory that does not
 suffice, nvJPEG's colors, and its silence about damaged files. What is computed is what the CPU computes, of random numbers of
-its own. A CUDA graph
+its own, and where it `rounds` otherwise but for rounding. A CUDA graph
 is recorded and replayed operator by operator, into the memory that it was recorded with; to wait in it is refused, and
 to copy from the CPU's memory, which is another's by then, is a fault. ``torch.compile`` does not work here, and several
 devices are one.
@@ -20,6 +20,7 @@ import io
 import os
 import threading
 import weakref
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -48,6 +49,7 @@ _raw_numpy = torch.Tensor.numpy
 _raw_tolist = torch.Tensor.tolist
 _raw_data = torch.Tensor.data
 _raw_trace = torch.jit.trace
+_raw_generator = torch.Generator
 
 
 class PretendedCuda:
@@ -73,6 +75,8 @@ class PretendedCuda:
         What would have gone wrong on some other run only; raised when the pretending ends.
     generator : torch.Generator
         What random numbers are drawn from there, where nothing says so.
+    rounds : bool
+        Whether it rounds otherwise than the CPU, and sums of many images otherwise than those of few.
     """
 
     def __init__(self) -> None:
@@ -85,6 +89,7 @@ class PretendedCuda:
         self.graphs: list[CUDAGraph] = []
         self.faults: list[str] = []
         self.generator = torch.Generator()
+        self.rounds = False
         self.used = False
         self.forked = False
         self.lock = threading.RLock()
@@ -534,8 +539,11 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         inner_kwargs["device"] = torch.device("cpu") if _is_ours(asked) else asked
     is_there = _is_ours(asked) if asked is not None else bool(ours)
     draws = is_there and torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None
+    compute = functools.partial(func, *inner_args, **inner_kwargs)
+    if is_there and device.rounds and name.rstrip("_") in _ROUNDED:
+        compute = _rounding_otherwise(name.rstrip("_"), func, inner_args, inner_kwargs)
     with device.drawing() if draws else nullcontext():
-        out = func(*inner_args, **inner_kwargs)
+        out = compute()
     for tensor in written:
         if isinstance(tensor, DeviceTensor) and tensor._inner.shape != tensor.shape:  # such as unsqueeze_
             _raw_data.__set__(tensor, DeviceTensor(tensor._inner, tensor._memory))
@@ -552,8 +560,82 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if recording is not None and not is_view:
         used = [(tensor._memory, any(tensor is other for other in written)) for tensor in ours]
         used += [(tensor._memory, True) for tensor in _tensors_in([wrapped])]
-        recording.record(functools.partial(func, *inner_args, **inner_kwargs), out, used)
+        recording.record(compute, out, used)
     return wrapped
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rounding
+
+_PRODUCTS = frozenset(
+    "convolution convolution_backward mm addmm bmm baddbmm mv addmv dot addr sum mean var std var_mean std_mean cumsum "
+    "linalg_vector_norm native_layer_norm native_layer_norm_backward native_group_norm native_batch_norm "
+    "native_batch_norm_backward _native_batch_norm_legit logsumexp _cdist_forward _euclidean_dist _linalg_eigh".split()
+)
+"""Sums, whose order a GPU chooses by how large all is."""
+
+_FUNCTIONS = frozenset(
+    "exp log log2 log10 log1p expm1 sigmoid tanh gelu silu erf rsqrt pow softplus log_sigmoid_forward _softmax "
+    "_log_softmax grid_sampler_2d upsample_bilinear2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa "
+    "_adaptive_avg_pool2d avg_pool2d _native_batch_norm_legit_no_training".split()
+)
+"""What a GPU computes of each image by itself, and not to the last bit as a CPU does."""
+
+_ROUNDED = _PRODUCTS | _FUNCTIONS
+
+_FACTORS = {
+    **dict.fromkeys(("mm", "bmm", "convolution"), (0, 1)),
+    **dict.fromkeys(("addmm", "baddbmm"), (1, 2)),
+    "convolution_backward": (0, 1, 2),
+}
+"""Which arguments are multiplied, in TF32 if they may be."""
+
+_UNIT = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+_EXACT = {torch.float64: 256, torch.float32: 256, torch.bfloat16: 1, torch.float16: 1}
+"""Times which a number is whole where it is taken for one that is not rounded: a sum of whole numbers, say."""
+
+
+def _rounding_otherwise(name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Callable[[], Any]:
+    """Return what computes an operator, some of its numbers the next ones: for all images the same of each."""
+    in_tf32 = name in _FACTORS and (
+        torch.backends.cudnn.allow_tf32 if name.startswith("conv") else torch.backends.cuda.matmul.allow_tf32
+    )
+
+    def compute() -> Any:
+        given = [_of_tf32(arg) if in_tf32 and place in _FACTORS[name] else arg for place, arg in enumerate(args)]
+        out = func(*given, **kwargs)
+        tensors = [tensor for tensor in _tensors_in([out]) if tensor.dtype in _UNIT and tensor.numel()]
+        if name == "_linalg_eigh":
+            tensors[1].mul_(_pattern(name, tensors[1].shape[-1:]).sign())  # vectors are as good the other way round
+        for tensor in tensors:
+            pattern = _pattern((name, tensor.shape if name in _PRODUCTS else tensor.shape[1:]), tensor.shape[1:])
+            if tensor.dtype in (torch.bfloat16, torch.float16):  # rounded once, after sums in float32
+                pattern = pattern.sign() * (pattern.abs() > 2.5)
+            changed = tensor * (1 + _UNIT[tensor.dtype] * pattern.to(torch.promote_types(tensor.dtype, torch.float32)))
+            whole = tensor * _EXACT[tensor.dtype]
+            tensor.copy_(torch.where(whole == whole.round(), tensor, changed.to(tensor.dtype)))
+        return out
+
+    return compute
+
+
+def _of_tf32(factor: Any) -> Any:
+    """Return a tensor of float32 in the 10 bits of TF32, others as they are."""
+    if not isinstance(factor, Tensor) or factor.dtype != torch.float32:
+        return factor
+    return (factor.view(torch.int32) + 0x1000 & ~0x1FFF).view(torch.float32)
+
+
+@functools.lru_cache(64)
+def _pattern(seed: Any, shape: torch.Size) -> Tensor:
+    """Return normal numbers of this shape, the same ones for the same seed."""
+    with _disable_current_modes():
+        generator = _raw_generator().manual_seed(zlib.crc32(repr(seed).encode()))
+        return torch.empty(shape).normal_(generator=generator)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -963,11 +1045,18 @@ def _in_this_thread() -> TorchDispatchMode:
 
 
 @contextmanager
-def pretend_cuda() -> Iterator[PretendedCuda]:
-    """Let torch believe in a CUDA device within the block, in this thread and those that are begun in it."""
+def pretend_cuda(*, rounds: bool = False) -> Iterator[PretendedCuda]:
+    """Let torch believe in a CUDA device within the block, in this thread and those that are begun in it.
+
+    Where it does already, the device may round otherwise than it did.
+    """
     global _device
     if _device is not None:
-        yield _device
+        before, _device.rounds = _device.rounds, rounds
+        try:
+            yield _device
+        finally:
+            _device.rounds = before
         return
     if torch.cuda.is_available():
         torch.cuda.init()  # which torch asks for once in a process, by `_lazy_init`: not of the pretended device alone
@@ -1000,6 +1089,7 @@ def pretend_cuda() -> Iterator[PretendedCuda]:
         "record_stream": lambda self, stream: None,
     }
     _device = pretended = PretendedCuda()
+    pretended.rounds = rounds
     pretended.streams.append(pretended.default)
     patches = [mock.patch.object(threading.Thread, "_bootstrap_inner", with_factories)]
     patches += [mock.patch.object(torch.cuda, name, value) for name, value in _stand_ins(pretended).items()]
