@@ -567,21 +567,22 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 # ---------------------------------------------------------------------------------------------------------------------
 # Rounding
 
-_PRODUCTS = frozenset(
+_PRODUCTS = (
     "convolution convolution_backward mm addmm bmm baddbmm mv addmv dot addr sum mean var std var_mean std_mean cumsum "
     "linalg_vector_norm native_layer_norm native_layer_norm_backward native_group_norm native_batch_norm "
-    "native_batch_norm_backward _native_batch_norm_legit logsumexp _cdist_forward _euclidean_dist _linalg_eigh".split()
+    "native_batch_norm_backward _native_batch_norm_legit logsumexp _cdist_forward _euclidean_dist _linalg_eigh"
 )
 """Sums, whose order a GPU chooses by how large all is."""
 
-_FUNCTIONS = frozenset(
+_FUNCTIONS = (
     "exp log log2 log10 log1p expm1 sigmoid tanh gelu silu erf rsqrt pow softplus log_sigmoid_forward _softmax "
     "_log_softmax grid_sampler_2d upsample_bilinear2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa "
-    "_adaptive_avg_pool2d avg_pool2d _native_batch_norm_legit_no_training".split()
+    "_adaptive_avg_pool2d avg_pool2d _native_batch_norm_legit_no_training"
 )
 """What a GPU computes of each image by itself, and not to the last bit as a CPU does."""
 
-_ROUNDED = _PRODUCTS | _FUNCTIONS
+_OF_ALL = frozenset(_PRODUCTS.split())
+_ROUNDED = _OF_ALL.union(_FUNCTIONS.split())
 
 _FACTORS = {
     **dict.fromkeys(("mm", "bmm", "convolution"), (0, 1)),
@@ -609,7 +610,7 @@ def _rounding_otherwise(name: str, func: Any, args: Any, kwargs: dict[str, Any])
         if name == "_linalg_eigh":
             tensors[1].mul_(_pattern(name, tensors[1].shape[-1:]).sign())  # vectors are as good the other way round
         for tensor in tensors:
-            pattern = _pattern((name, tensor.shape if name in _PRODUCTS else tensor.shape[1:]), tensor.shape[1:])
+            pattern = _pattern((name, tensor.shape if name in _OF_ALL else tensor.shape[1:]), tensor.shape[1:])
             if tensor.dtype in (torch.bfloat16, torch.float16):  # rounded once, after sums in float32
                 pattern = pattern.sign() * (pattern.abs() > 2.5)
             changed = tensor * (1 + _UNIT[tensor.dtype] * pattern.to(torch.promote_types(tensor.dtype, torch.float32)))
