@@ -607,7 +607,7 @@ def _rounding_otherwise(name: str, func: Any, args: Any, kwargs: dict[str, Any])
         given = [_of_tf32(arg) if in_tf32 and place in _FACTORS[name] else arg for place, arg in enumerate(args)]
         out = func(*given, **kwargs)
         tensors = [tensor for tensor in _tensors_in([out]) if tensor.dtype in _UNIT and tensor.numel()]
-        if name == "_linalg_eigh":
+        if name == "_linalg_eigh" and len(tensors) == 2:
             tensors[1].mul_(_pattern(name, tensors[1].shape[-1:]).sign())  # vectors are as good the other way round
         for tensor in tensors:
             pattern = _pattern((name, tensor.shape if name in _OF_ALL else tensor.shape[1:]), tensor.shape[1:])
