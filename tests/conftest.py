@@ -64,7 +64,7 @@ def pytest_configure(config):
         from tests.pretended_cuda import pretend_cuda
 
         os.environ["PRETEND_CUDA"] = "yes"  # tests/ready_processes.py
-        config.pretending = pretend_cuda()
+        config.pretending = pretend_cuda(rounds=True)
         config.pretending.__enter__()
 
 
@@ -84,7 +84,7 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture
 def pretended_cuda():
-    """A CUDA device that is none, for one test; see tests/pretended_cuda.py."""
+    """A CUDA device that is none, and computes to the last bit what the CPU does; see tests/pretended_cuda.py."""
     from stages.data.images import gpu_jpeg, preprocessing
     from tests.pretended_cuda import pretend_cuda
 
@@ -101,9 +101,14 @@ def pretended_cuda():
 
 @pytest.fixture(params=["pretended", pytest.param("real", marks=pytest.mark.gpu)])
 def gpu(request, monkeypatch):
-    """A CUDA device, for one test each: the pretended one, and the machine's own. Both have the `graphs` recorded."""
+    """A CUDA device, for one test each: the pretended one, and the machine's own. Both have the `graphs` recorded.
+
+    Both round otherwise than the CPU.
+    """
     if request.param == "pretended":
-        return request.getfixturevalue("pretended_cuda")
+        device = request.getfixturevalue("pretended_cuda")
+        device.rounds = True
+        return device
     import torch
 
     torch.cuda.init()  # before that it has no memory that can be asked about

@@ -3,7 +3,8 @@
 What is checked is what a GPU would refuse or do otherwise: tensors of two devices that meet, ``numpy()`` of a tensor of
 the device, a generator of the other device, a second process made by fork, results read before their copy has arrived,
 a stream that reads what another is still writing, memory freed while another stream uses it, memory that does not
-suffice, nvJPEG's colors, and its silence about damaged files. What is computed is what the CPU computes. A CUDA graph
+suffice, nvJPEG's colors, and its silence about damaged files. What is computed is what the CPU computes, of random numbers of
+its own, and where it `rounds` otherwise but for rounding. A CUDA graph
 is recorded and replayed operator by operator, into the memory that it was recorded with; to wait in it is refused, and
 to copy from the CPU's memory, which is another's by then, is a fault. ``torch.compile`` does not work here, and several
 devices are one.
@@ -19,6 +20,7 @@ import io
 import os
 import threading
 import weakref
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -47,6 +49,7 @@ _raw_numpy = torch.Tensor.numpy
 _raw_tolist = torch.Tensor.tolist
 _raw_data = torch.Tensor.data
 _raw_trace = torch.jit.trace
+_raw_generator = torch.Generator
 
 
 class PretendedCuda:
@@ -72,6 +75,10 @@ class PretendedCuda:
         That threads record just now.
     faults : list of str
         What would have gone wrong on some other run only; raised when the pretending ends.
+    generator : torch.Generator
+        What random numbers are drawn from there, where nothing says so.
+    rounds : bool
+        Whether it rounds otherwise than the CPU, and sums of many images otherwise than those of few.
     """
 
     def __init__(self) -> None:
@@ -84,6 +91,8 @@ class PretendedCuda:
         self.graphs: list[CUDAGraph] = []
         self.recordings: list[CUDAGraph] = []
         self.faults: list[str] = []
+        self.generator = torch.Generator()
+        self.rounds = False
         self.used = False
         self.forked = False
         self.lock = threading.RLock()
@@ -128,6 +137,22 @@ class PretendedCuda:
     def recording(self) -> CUDAGraph | None:
         """What this thread records just now."""
         return getattr(self.of_thread, "recording", None)
+
+    def manual_seed(self, seed: int) -> None:
+        """Begin to draw the numbers of a seed, which are others than the CPU's of the same."""
+        self.generator.manual_seed((seed + 1) & 0x7FFF_FFFF_FFFF_FFFF)
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Draw what the CPU would from the device's numbers within the block."""
+        with self.lock:
+            of_cpu = torch.default_generator.get_state()
+            torch.default_generator.set_state(self.generator.get_state())
+            try:
+                yield
+            finally:
+                self.generator.set_state(torch.default_generator.get_state())
+                torch.default_generator.set_state(of_cpu)
 
     def wait(self, clock: dict[Stream, int]) -> None:
         """Let the host wait for what was launched up to these times."""
@@ -521,11 +546,17 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     inner_kwargs.pop("pin_memory", None)
     if asked is not None:
         inner_kwargs["device"] = torch.device("cpu") if _is_ours(asked) else asked
-    out = func(*inner_args, **inner_kwargs)
+    is_there = _is_ours(asked) if asked is not None else bool(ours)
+    draws = is_there and torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None
+    compute = functools.partial(func, *inner_args, **inner_kwargs)
+    if is_there and device.rounds and name.rstrip("_") in _ROUNDED:
+        compute = _rounding_otherwise(name.rstrip("_"), func, inner_args, inner_kwargs)
+    with device.drawing() if draws else nullcontext():
+        out = compute()
     for tensor in written:
         if isinstance(tensor, DeviceTensor) and tensor._inner.shape != tensor.shape:  # such as unsqueeze_
             _raw_data.__set__(tensor, DeviceTensor(tensor._inner, tensor._memory))
-    if not (_is_ours(asked) if asked is not None else ours):
+    if not is_there:
         return out  # such as zeros_like(x, device="cpu")
     known = {id(tensor._inner): tensor for tensor in ours}
     shared = ours[0]._memory if is_view else None
@@ -538,8 +569,83 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if recording is not None and not is_view:
         used = [(tensor._memory, any(tensor is other for other in written)) for tensor in ours]
         used += [(tensor._memory, True) for tensor in _tensors_in([wrapped])]
-        recording.record(functools.partial(func, *inner_args, **inner_kwargs), out, used)
+        recording.record(compute, out, used)
     return wrapped
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rounding
+
+_PRODUCTS = (
+    "convolution convolution_backward mm addmm bmm baddbmm mv addmv dot addr sum mean var std var_mean std_mean cumsum "
+    "linalg_vector_norm native_layer_norm native_layer_norm_backward native_group_norm native_batch_norm "
+    "native_batch_norm_backward _native_batch_norm_legit logsumexp _cdist_forward _euclidean_dist _linalg_eigh"
+)
+"""Sums, whose order a GPU chooses by how large all is."""
+
+_FUNCTIONS = (
+    "exp log log2 log10 log1p expm1 sigmoid tanh gelu silu erf rsqrt pow softplus log_sigmoid_forward _softmax "
+    "_log_softmax grid_sampler_2d upsample_bilinear2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa "
+    "_adaptive_avg_pool2d avg_pool2d _native_batch_norm_legit_no_training"
+)
+"""What a GPU computes of each image by itself, and not to the last bit as a CPU does."""
+
+_OF_ALL = frozenset(_PRODUCTS.split())
+_ROUNDED = _OF_ALL.union(_FUNCTIONS.split())
+
+_FACTORS = {
+    **dict.fromkeys(("mm", "bmm", "convolution"), (0, 1)),
+    **dict.fromkeys(("addmm", "baddbmm"), (1, 2)),
+    "convolution_backward": (0, 1, 2),
+}
+"""Which arguments are multiplied, in TF32 if they may be."""
+
+_UNIT = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+_EXACT = {torch.float64: 256, torch.float32: 256, torch.bfloat16: 1, torch.float16: 1}
+"""Times which a number is whole where it is taken for one that is not rounded: a sum of whole numbers, say."""
+
+
+def _rounding_otherwise(name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Callable[[], Any]:
+    """Return what computes an operator, some of its numbers the next ones: for all images the same of each."""
+    in_tf32 = name in _FACTORS and (
+        torch.backends.cudnn.allow_tf32 if name.startswith("conv") else torch.backends.cuda.matmul.allow_tf32
+    )
+
+    def compute() -> Any:
+        given = [_of_tf32(arg) if in_tf32 and place in _FACTORS[name] else arg for place, arg in enumerate(args)]
+        out = func(*given, **kwargs)
+        tensors = [tensor for tensor in _tensors_in([out]) if tensor.dtype in _UNIT and tensor.numel()]
+        if name == "_linalg_eigh" and len(tensors) == 2:
+            tensors[1].mul_(_pattern(name, tensors[1].shape[-1:]).sign())  # vectors are as good the other way round
+        for tensor in tensors:
+            pattern = _pattern((name, tensor.shape if name in _OF_ALL else tensor.shape[1:]), tensor.shape[1:])
+            if tensor.dtype in (torch.bfloat16, torch.float16):  # rounded once, after sums in float32
+                pattern = pattern.sign() * (pattern.abs() > 2.5)
+            changed = tensor * (1 + _UNIT[tensor.dtype] * pattern.to(torch.promote_types(tensor.dtype, torch.float32)))
+            whole = tensor * _EXACT[tensor.dtype]
+            tensor.copy_(torch.where(whole == whole.round(), tensor, changed.to(tensor.dtype)))
+        return out
+
+    return compute
+
+
+def _of_tf32(factor: Any) -> Any:
+    """Return a tensor of float32 in the 10 bits of TF32, others as they are."""
+    if not isinstance(factor, Tensor) or factor.dtype != torch.float32:
+        return factor
+    return (factor.view(torch.int32) + 0x1000 & ~0x1FFF).view(torch.float32)
+
+
+@functools.lru_cache(64)
+def _pattern(seed: Any, shape: torch.Size) -> Tensor:
+    """Return normal numbers of this shape, the same ones for the same seed."""
+    with _disable_current_modes():
+        generator = _raw_generator().manual_seed(zlib.crc32(repr(seed).encode()))
+        return torch.empty(shape).normal_(generator=generator)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -948,10 +1054,10 @@ def _stand_ins(device: PretendedCuda) -> dict[str, Any]:
         "is_current_stream_capturing": lambda: device.recording is not None,
         "CUDAGraph": CUDAGraph,
         "graph": _Recording,
-        "manual_seed": lambda seed: None,
-        "manual_seed_all": lambda seed: None,
-        "get_rng_state": lambda _device=None: torch.get_rng_state(),
-        "set_rng_state": lambda state, _device=None: torch.set_rng_state(state),
+        "manual_seed": device.manual_seed,
+        "manual_seed_all": device.manual_seed,
+        "get_rng_state": lambda _device=None: device.generator.get_state(),
+        "set_rng_state": lambda state, _device=None: device.generator.set_state(state),
     }
 
 
@@ -961,12 +1067,21 @@ def _in_this_thread() -> TorchDispatchMode:
 
 
 @contextmanager
-def pretend_cuda() -> Iterator[PretendedCuda]:
-    """Let torch believe in a CUDA device within the block, in this thread and those that are begun in it."""
+def pretend_cuda(*, rounds: bool = False) -> Iterator[PretendedCuda]:
+    """Let torch believe in a CUDA device within the block, in this thread and those that are begun in it.
+
+    Where it does already, the device may round otherwise than it did.
+    """
     global _device
     if _device is not None:
-        yield _device
+        before, _device.rounds = _device.rounds, rounds
+        try:
+            yield _device
+        finally:
+            _device.rounds = before
         return
+    if torch.cuda.is_available():
+        torch.cuda.init()  # which torch asks for once in a process, by `_lazy_init`: not of the pretended device alone
     _register_autocast()
     bootstrap = threading.Thread._bootstrap_inner
 
@@ -996,6 +1111,7 @@ def pretend_cuda() -> Iterator[PretendedCuda]:
         "record_stream": lambda self, stream: None,
     }
     _device = pretended = PretendedCuda()
+    pretended.rounds = rounds
     pretended.streams.append(pretended.default)
     patches = [mock.patch.object(threading.Thread, "_bootstrap_inner", with_factories)]
     patches += [mock.patch.object(torch.cuda, name, value) for name, value in _stand_ins(pretended).items()]

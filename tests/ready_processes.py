@@ -140,7 +140,7 @@ def pretend_as_the_tests_do() -> None:
     if "PRETEND_CUDA" in os.environ:
         from tests.pretended_cuda import pretend_cuda
 
-        _PRETENDING.enter_context(pretend_cuda())
+        _PRETENDING.enter_context(pretend_cuda(rounds=True))
 
 
 def _speak_to(folder: str) -> None:

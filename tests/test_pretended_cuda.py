@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from torch import nn
 from torch.nn import functional as F
 
-from tests.pretended_cuda import DeviceError, pretend_cuda
+from tests.pretended_cuda import DeviceError, Stream, pretend_cuda
 from tests.ready_processes import run
 
 
@@ -359,6 +359,72 @@ def test_images_are_decoded_at_once_whatever_the_stream_still_has_to_do(pretende
     assert "memory that the stream may still be using" in pretended_cuda.faults.pop()
 
 
+DRAWN = {
+    "a factory": lambda device: torch.randn(40, device=device),
+    "in place": lambda device: torch.zeros(40, device=device).uniform_(),
+    "as another": lambda device: torch.rand_like(torch.zeros(40, device=device)),
+    "dropout": lambda device: F.dropout(torch.ones(40, device=device), 0.5),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
+def test_random_numbers_are_the_devices_own(pretended_cuda, draw):
+    torch.manual_seed(0)
+    here = draw("cpu")
+    torch.manual_seed(0)
+    there = draw("cuda").cpu()
+    assert not torch.equal(there, here)
+    assert torch.equal(draw("cpu"), here)  # whatever was drawn there
+    following = draw("cuda").cpu()
+    assert not torch.equal(following, there)
+    torch.manual_seed(0)
+    for _ in range(2):
+        with torch.random.fork_rng(devices=[0]):
+            assert torch.equal(draw("cuda").cpu(), there)
+            assert torch.equal(draw("cuda").cpu(), following)
+
+
+def off_by(there, here):
+    """Return by how much numbers differ at most, against the largest."""
+    return ((there.cpu().double() - here).abs().max() / here.abs().max()).item()
+
+
+def test_where_it_rounds_otherwise_sums_depend_on_how_many_there_are_and_on_nothing_else(pretended_cuda):
+    pretended_cuda.rounds = True
+    generator = torch.Generator().manual_seed(0)
+    rows, factors = torch.randn(16, 100, generator=generator), torch.randn(100, 300, generator=generator)
+    rows[9] = rows[2]
+    exact = rows.double() @ factors.double()
+    product = rows.cuda() @ factors.cuda()
+    assert 0 < off_by(product, (rows @ factors).double()) < 1e-6
+    assert torch.equal(product.cpu(), (rows.cuda() @ factors.cuda()).cpu())
+    assert torch.equal(product[9].cpu(), product[2].cpu())
+    assert not torch.equal((rows[:4].cuda() @ factors.cuda()).cpu(), product[:4].cpu())
+    assert torch.equal(rows[:4].cuda().exp().cpu(), rows.cuda().exp()[:4].cpu())
+    assert 0 < off_by(rows.cuda().exp(), rows.exp().double()) < 1e-6
+    assert torch.equal((2 * rows + 1).cuda().relu().cpu(), (2 * rows + 1).relu())
+    assert (rows > 0).float().cuda().sum() == (rows > 0).sum()
+    halved = (rows.cuda().half() @ factors.cuda().half()).cpu()
+    assert 0 < (halved != rows.half() @ factors.half()).float().mean() < 0.05
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert 1e-5 < off_by(rows.cuda() @ factors.cuda(), exact) < 1e-3
+        short = rows.half(), factors.half()  # and all of TF32's
+        assert off_by(short[0].float().cuda() @ short[1].float().cuda(), short[0].double() @ short[1].double()) < 1e-6
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def test_what_is_recorded_is_rounded_as_what_is_launched(pretended_cuda):
+    pretended_cuda.rounds = True
+    rows, graph = torch.rand(3, 5, device="cuda"), torch.cuda.CUDAGraph()
+    launched = (rows @ rows.T).exp_().cpu()
+    with torch.cuda.graph(graph):
+        recorded = (rows @ rows.T).exp_()
+    graph.replay()
+    assert torch.equal(recorded.cpu(), launched)
+
+
 def test_resizing_with_antialiasing_takes_no_bytes_there(pretended_cuda):
     bytes_there = torch.zeros(1, 3, 8, 8, dtype=torch.uint8, device="cuda")
     with pytest.raises(NotImplementedError, match="Byte"):
@@ -425,6 +491,18 @@ def test_nothing_is_pretended_afterwards(request):
         assert torch.cuda.is_available()
     assert torch.cuda.is_available() == is_available
     assert torch.Tensor.device is device
+
+
+def test_a_real_device_has_begun_before_another_is_pretended(request, monkeypatch):
+    """Or what makes tensors would never have it begin: it has asked the pretended one already."""
+    if hasattr(request.config, "pretending"):
+        pytest.skip("all tests pretend")
+    begun = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: begun.append(torch.cuda.Stream is Stream))
+    with pretend_cuda():
+        assert begun == [False]
+    assert begun == [False]
 
 
 @pytest.mark.gpu

@@ -111,7 +111,7 @@ def test_from_the_cached_evaluation_view_training_is_what_it_is_from_images(prob
         for from_cache in (False, True)
     ]
     losses = [[epoch.val_loss for epoch in trained_result.fit.history] for trained_result in trained]
-    assert np.allclose(*losses, rtol=1e-3)
+    assert np.allclose(*losses, rtol=0.01 if torch.cuda.is_available() else 1e-3)  # there torch trains in TF32
     assert losses[0][-1] < losses[0][0]
 
 

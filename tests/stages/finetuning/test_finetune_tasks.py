@@ -68,7 +68,7 @@ def test_training_begins_with_the_outputs_of_the_head_of_stage_2(probe, cache, n
         val = problem.manifest.indices("val")
         expected = problem.head(torch.from_numpy(probe.features[val]))
     outputs, targets = (torch.cat(parts).cpu() for parts in zip(*batches, strict=True))
-    assert torch.allclose(outputs, expected, atol=1e-4)
+    assert torch.allclose(outputs, expected, atol=5e-3 if torch.cuda.is_available() else 1e-4)  # there in TF32
     np.testing.assert_array_equal(targets.numpy(), problem.manifest.targets[val])
     assert targets.numpy().dtype == problem.manifest.targets.dtype
 

@@ -284,12 +284,16 @@ def test_best_precision_is_what_the_device_computes_by_itself():
 @pytest.mark.usefixtures("gpu")
 @torch.inference_mode()
 def test_features_of_the_gpu_are_those_of_the_processor():
+    """Random weights magnify rounding: of 2.4e-7 in each layer, drawn on a CPU, Lite0 makes 7e-5 of its largest feature.
+
+    Factors rounded to TF32 change those of the transformer by 9e-4, and of the others by more.
+    """
     device = torch.device("cuda")
     for name in (VIT, "resnet18", LITE):
         at, x = tap(name, "auto"), images(name, 4)
         exact = trunk(name, at)(x)[0]
         rows = FrozenTrunk(graph(name), [at], "fp32", device)(x.to(device))[0].cpu()
-        torch.testing.assert_close(rows, exact, rtol=0, atol=1e-4 * exact.abs().max().item())
+        torch.testing.assert_close(rows, exact, rtol=0, atol=3e-4 * exact.abs().max().item())
     assert auto_precision(device) in ("bf16", "fp16")
 
 
