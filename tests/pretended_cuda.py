@@ -37,8 +37,8 @@ _LAZY = torch.device("lazy:0")
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
 _MEMORY = 4 << 30, 16 << 30
 
-DeviceError: type[RuntimeError] = getattr(torch, "AcceleratorError", RuntimeError)
-"""What torch raises where a device answers no more; before torch 2.8 it had no error of its own for that."""
+DeviceError = torch.AcceleratorError
+"""What torch raises where a device answers no more."""
 
 aten = torch.ops.aten
 

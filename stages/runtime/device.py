@@ -206,5 +206,4 @@ def is_lost(error: BaseException) -> bool:
         "has fallen off",
         "device lost",
     )
-    of_device = getattr(torch, "AcceleratorError", ())  # before torch 2.8 there were words alone
-    return isinstance(error, of_device) or any(phrase in words for phrase in lost)
+    return isinstance(error, torch.AcceleratorError) or any(phrase in words for phrase in lost)

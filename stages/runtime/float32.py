@@ -86,10 +86,8 @@ _OF_CUDNN = (2, 3)
 
 
 def _owners() -> list[Any]:
-    """Return what torch has a precision of: all there is, NVIDIA's GPUs, and parts; none before torch 2.9."""
+    """Return what torch has a precision of: all there is, NVIDIA's GPUs, and parts."""
     backends: Any = torch.backends
-    if not hasattr(backends.cuda.matmul, "fp32_precision"):
-        return []
     cuda = (backends.cudnn, backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
     return [backends, *cuda, backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
 

@@ -8,8 +8,6 @@ import torch
 
 from stages.runtime.float32 import float32_products
 
-HAS_PARTS = hasattr(torch.backends.cuda.matmul, "fp32_precision")
-
 
 def older() -> list[object]:
     """What the older names say, and where torch says that they contradict the newer ones."""
@@ -30,11 +28,11 @@ def older() -> list[object]:
 def parts() -> list[object]:
     backends = torch.backends
     cuda = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
-    return [*cuda, backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn] if HAS_PARTS else []
+    return [*cuda, backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
 
 
 def newer() -> list[str]:
-    owners = (torch.backends, torch.backends.cudnn, *parts()) if HAS_PARTS else ()
+    owners = (torch.backends, torch.backends.cudnn, *parts())
     return [owner.fp32_precision for owner in owners]
 
 
@@ -46,7 +44,7 @@ def is_strict() -> bool:
 @pytest.fixture(autouse=True)
 def _as_it_was():
     yield
-    for owner in (torch.backends, torch.backends.cudnn, *parts()) if HAS_PARTS else ():
+    for owner in (torch.backends, torch.backends.cudnn, *parts()):
         owner.fp32_precision = "none"
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = True
@@ -55,8 +53,6 @@ def _as_it_was():
 
 
 def set_parts(**values: str) -> None:
-    if not HAS_PARTS:
-        pytest.skip("torch has one name for it yet")
     for name, value in values.items():
         owner = torch.backends
         for part in filter(None, name.split("_")):
@@ -89,11 +85,11 @@ def test_what_was_set_is_as_it_was_afterwards_even_after_an_error(name):
             assert is_strict() == (not tf32)
             if tf32:
                 assert older() == ["high", True, True]
-                assert not HAS_PARTS or newer()[2:] == ["tf32"] * 3 + ["ieee"] * 3
+                assert newer()[2:] == ["tf32"] * 3 + ["ieee"] * 3
             raise KeyError
         assert (older(), newer()) == before
     followed = []
-    for _ in range(2 * HAS_PARTS):
+    for _ in range(2):
         for value in ("tf32", "ieee", "none"):
             torch.backends.fp32_precision = value
             followed.append(newer()[4:])
