@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +103,18 @@ class HeadEstimator(BaseEstimator):  # type: ignore[misc]
         blank = np.zeros((-len(features) % _BLOCK_ROWS, features.shape[1]), dtype=features.dtype)
         filled = np.concatenate([features, blank])
         blocks = (filled[start : start + _BLOCK_ROWS] for start in range(0, len(filled), _BLOCK_ROWS))
-        return np.concatenate([head_probabilities(self.head_, block, task) for block in blocks])[: len(features)]
+        head = self.head_.to(resolve_device(self.device))  # where it is, but for one that was unpickled
+        return np.concatenate([head_probabilities(head, block, task) for block in blocks])[: len(features)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled, with a head that a machine can read that has no GPU."""
+        state: dict[str, Any] = super().__getstate__()
+        head = state.get("head_")
+        if head is None or all(tensor.device.type == "cpu" for tensor in head.state_dict().values()):
+            return state
+        on_cpu = deepcopy(head).cpu()
+        result = state.get("result_")
+        return {**state, "head_": on_cpu, **({} if result is None else {"result_": replace(result, module=on_cpu)})}
 
     def _save_head(self, path: Path, described: dict[str, Any]) -> None:
         """Write the head and the parameters beside what else there is to know of it."""

@@ -1,5 +1,7 @@
 """What is held out of a fit, and which heads on disk are estimators."""
 
+import pickle
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +14,19 @@ from stages.network.heads.linear import LinearHead
 from stages.network.heads.serialization import save_head
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.regression import Regression
+
+
+def test_what_was_fitted_on_a_gpu_is_unpickled_where_there_is_none(gpu):
+    X, y = make_blobs(60, centers=3, random_state=0)
+    fitted = TransferClassifier("ridge", device="cuda", random_state=0).fit(X, y)
+    answers = fitted.predict_proba(X)
+    unpickled = pickle.loads(pickle.dumps(fitted))
+    for module in (unpickled.head_, unpickled.result_.module, unpickled.result_.module_train_only):
+        assert {tensor.device.type for tensor in module.state_dict().values()} == {"cpu"}
+    assert np.allclose(unpickled.predict_proba(X), answers, atol=1e-5)  # on the GPU again
+    assert {tensor.device.type for tensor in unpickled.head_.state_dict().values()} == {"cuda"}
+    assert np.allclose(unpickled.set_params(device="cpu").predict_proba(X), answers, atol=1e-4)
+    assert {tensor.device.type for tensor in fitted.head_.state_dict().values()} == {"cuda"}
 
 
 def test_groups_stay_on_one_side_of_what_is_held_out(monkeypatch):
