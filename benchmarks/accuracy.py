@@ -99,14 +99,15 @@ def split_of(data: str, seed: int, features: FeatureConfig, compared: Compared) 
             for head in compared.heads
             for depths in compared.depths
         ]
+        if any(result.cv is None for result in results):
+            raise SystemExit(f"{data}: so many images are not folded by default, and choices are by folds: take fewer")
         of_groups = {f"greedy of {'+'.join(group)}": _of_group(group, experiment, results) for group in compared.groups}
-        run_ensemble(experiment, results, HeadConfig(ensemble="greedy"))
+        ensemble = _mean_or_best(experiment, results)
         SearchSummary(None, len(results), 0.0, {}, (), ()).save(Path(folder))  # by its rule: training is paid for
         results = [Result.load(path.parent) for path in sorted(directory.glob(f"*/{RESULT}"))]
         chosen = choose_result(results).chosen.name
-    if any(result.cv is None for result in results):
-        raise SystemExit(f"{data}: so many images are not folded by default, and choices are by folds: take fewer")
     methods = {result.name.replace("-", " "): _scored(result) for result in results} | of_groups
+    methods.setdefault("greedy", _scored(ensemble))
     tested, trained = len(manifest.indices("test")), len(manifest) - len(manifest.indices("test"))
     return Split(methods, chosen.replace("-", " "), tested / trained)
 
@@ -124,8 +125,13 @@ def _of_group(group: tuple[str, ...], experiment: Experiment, results: list[Resu
         for path in experiment.directory.glob(f"*/{RESULT}"):
             if Result.load(path.parent).name in names:
                 shutil.copytree(path.parent, directory / path.parent.name)
-        (ensemble,) = run_ensemble(replace(experiment, directory=directory), members, HeadConfig(ensemble="greedy"))
-    return _scored(ensemble)
+        return _scored(_mean_or_best(replace(experiment, directory=directory), members))
+
+
+def _mean_or_best(experiment: Experiment, heads: list[Result]) -> Result:
+    """Return the ensemble of some heads; where one alone is as good as any mean, that one."""
+    made = run_ensemble(experiment, heads, HeadConfig(ensemble="greedy"))
+    return made[0] if made else max(heads, key=lambda head: head.cv["mean"])
 
 
 def draw(folder: Path) -> Path:
