@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, ArgumentCollection, Parameter, Token
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, Token
 
 from cache.errors import CutonceError, UsageError
 from cache.kept import forget_kept, kept_words
@@ -87,7 +87,7 @@ def _launch(
         with json_log(log_json):
             # a hyphen alone is standard input and no option, which as a path it is told from
             given = with_lists(["./-" if token == "-" else token for token in tokens])
-            command, bound, _ = app.parse_args(given)
+            command, bound, _ = app.parse_args(given, exit_on_error=False, print_error=True)
             if given[:1] and given[0] in COMMANDS and command is command_function(given[0]):
                 say_begun(given[0], bound.arguments)
             return command(*bound.args, **bound.kwargs)
@@ -163,7 +163,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = sys.argv[1:] if arguments is None else list(arguments)
         with messages_printed(), progress_bars(sys.stderr.isatty(), lines=True), command_named(given):
-            app.meta(given, result_action="return_value")
+            app.meta(given, result_action="return_value", exit_on_error=False, print_error=True)
+    except CycloptsError as error:  # which is printed; before its version 5 cyclopts itself ends with 1
+        raise SystemExit(UsageError.exit_code) from error
     except CutonceError as error:
         print(f"error: {printable(as_flags(str(error)))}", file=sys.stderr)  # noqa: T201
         return error.exit_code

@@ -178,7 +178,7 @@ def error_panel(error: CycloptsError) -> Any:
         command = " ".join(error.command_chain or ())
         if error.keyword is not None:
             error = CycloptsError(msg=f"{error.keyword} needs a value: `cutonce {command} --help` says which.")
-        elif not any(token.startswith("--") for token in error.unused_tokens or ()):  # else cyclopts finds what is near
+        elif "Did you mean" not in str(error):  # cyclopts finds what is near of options that there are not
             error = CycloptsError(msg=f"{command} needs {argument.name}: see `cutonce {command} --help`.")
     elif isinstance(error, UnusedCliTokensError):
         words = " ".join(error.unused_tokens or ())

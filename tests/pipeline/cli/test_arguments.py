@@ -124,6 +124,7 @@ def test_an_option_that_there_is_not_leads_to_one_that_is_meant(arguments, said,
     ("typed", "said"),
     [
         ("run --data photos", "run needs --out: see `cutonce run --help`."),
+        ("train --lr 0.1", "train needs --data: see `cutonce train --help`."),
         ("cache show", "cache show needs FINGERPRINT: see `cutonce cache show --help`."),
         ("run --data photos --out", "--out needs a value: `cutonce run --help` says which."),
         ("run --data --out runs/a", "--data needs a value"),
