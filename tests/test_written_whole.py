@@ -34,6 +34,7 @@ from tests.cache.conftest import SPEC, make_keys
 from tests.cache.processes import in_process, in_processes
 from tests.pipeline.caches import KEYS, make_cache, make_manifest
 from tests.pipeline.finished_runs import add, predictions, result
+from tests.renames import take_over
 
 SCORES = predictions([0, 1] * 10, [False] * 15 + [True] * 5)
 
@@ -162,7 +163,7 @@ def test_a_writer_killed_before_a_file_has_its_name_leaves_the_old_one_whole(kin
             replace(source, target)
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", killed)
+            take_over("replace", killed, patch.setattr)
             with pytest.raises(KeyboardInterrupt):
                 write(folder, 2)
         assert contents(folder)[name] == old[name]

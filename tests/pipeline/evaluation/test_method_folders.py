@@ -29,6 +29,7 @@ from stages.extraction.extract import extract
 from stages.extraction.extractor import build_extractor
 from tests.pipeline.finished_runs import predictions, result
 from tests.ready_processes import ReadyProcess
+from tests.renames import take_over
 
 SMALL = {"backbone": "squeezenet1_1", "weights": "none", "image_size": 64}
 
@@ -64,7 +65,8 @@ def killed_at(moment: int, train, *arguments: object) -> None:
 
         return rename_or_die
 
-    os.rename, os.replace = killing(renamed), killing(replaced)
+    take_over("rename", killing(renamed))
+    take_over("replace", killing(replaced))
     train(*arguments)
 
 
