@@ -7,6 +7,7 @@ import threading
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from hypothesis import given, settings
@@ -224,6 +225,9 @@ def test_an_image_with_damaged_exif_is_shown_as_it_is_stored(kind, shorter_side,
     )
 
 
+@pytest.mark.skipif(
+    int(PIL.__version__.partition(".")[0]) < 13, reason="Pillow before 13 reads nothing behind an entry that is damaged"
+)
 @pytest.mark.filterwarnings("ignore:Tag data larger than file")
 @pytest.mark.parametrize(("kind", "shorter_side"), [("JPEG", None), ("JPEG", 10), ("PNG", None), ("WEBP", None)])
 def test_orientation_counts_where_other_exif_is_damaged(kind, shorter_side):
