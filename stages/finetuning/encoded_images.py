@@ -33,6 +33,7 @@ from stages.data.images.gpu_jpeg import decode_jpegs, parts_with_room
 from stages.data.images.jpeg_structure import JpegSize
 from stages.data.images.preprocessing import stack_pixels
 from stages.data.images.reading import Reading
+from stages.data.images.rgb import EXIF
 from stages.data.manifest import Manifest
 from stages.data.masks.mask_classes import MaskClasses, read_mask, resize_mask
 from stages.data.sources.open_image import is_file, read_image
@@ -45,7 +46,6 @@ from stages.training.sample_images import Inputs, SampleImages
 _AHEAD = 2
 """Batches that are rendered, or being rendered, while one is trained on."""
 
-_EXIF = b"Exif\0\0"
 _ORIENTATION = 274
 _ON_THEIR_SIDES = (5, 6, 7, 8)
 
@@ -287,7 +287,7 @@ def as_it_is(batch: EncodedBatch) -> EncodedBatch:
 
 def _upright(size: JpegSize, data: NDArray[np.uint8]) -> tuple[int, int]:
     """Return height and width of an image once it is turned as its EXIF says."""
-    if _EXIF in data[: 1 << 16].tobytes():
+    if EXIF in data[: 1 << 16].tobytes():
         with Image.open(io.BytesIO(data.tobytes()), formats=("JPEG", "MPO")) as image:
             if image.getexif().get(_ORIENTATION) in _ON_THEIR_SIDES:
                 return size.width, size.height

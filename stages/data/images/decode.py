@@ -28,6 +28,7 @@ from stages.data.images.png import has_exif, significant_samples
 from stages.data.images.reading import PAGES_LEFT, PLAIN, Reading
 from stages.data.images.rgb import (
     DECODE_ERRORS,
+    EXIF,
     UnreadableImageError,
     as_rgb,
     channels_first,
@@ -45,8 +46,6 @@ _ANY_RANGE = IntensityRange("values", 0.0, 1.0)
 """What makes a reader keep all channels, and more than 8 bits."""
 
 _JPEG_2000 = "JPEG2000"
-_EXIF = b"Exif\0\0"
-
 _END_OF_JPEG = b"\xff\xd9"
 _PADDINGS = (b"", b"\x55" * 64, b"\xaa" * 64)
 """What may follow the data of a JPEG that are whole without changing a pixel."""
@@ -185,7 +184,7 @@ def _begins_with_exif(image: Image.Image) -> bool:
     if "exif" not in image.info:
         return True
     segments: list[tuple[str, bytes]] = getattr(image, "applist", [])
-    return next((content for name, content in segments if name == "APP1"), b"").startswith(_EXIF)
+    return next((content for name, content in segments if name == "APP1"), b"").startswith(EXIF)
 
 
 def _without_end_marker(data: bytes, reading: Reading, reason: BaseException) -> Tensor:

@@ -37,6 +37,10 @@ DECODE_ERRORS = (
 """What Pillow's plug-ins and TorchCodec raise on bytes that are not an intact image."""
 
 
+EXIF = b"Exif\0\0"
+"""How a segment of a JPEG begins that holds EXIF."""
+
+
 class UnreadableImageError(DataError):
     """One image that cannot be used. Its `reason` is short and leaves out where the image is.
 

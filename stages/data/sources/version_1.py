@@ -7,7 +7,7 @@ from pathlib import Path
 from stages.data.images.file_kinds import open_image_format
 from stages.data.images.jpeg2000 import is_deep_color
 from stages.data.images.png import significant_bits
-from stages.data.images.rgb import DECODE_ERRORS, has_deep_mode
+from stages.data.images.rgb import DECODE_ERRORS, EXIF, has_deep_mode
 from stages.data.images.tiff import has_eight_bits, is_tiff
 from stages.data.sources.in_memory import InMemoryImage
 from stages.data.sources.registry import opener_of
@@ -16,7 +16,7 @@ _HEAD = 1 << 16
 """Bytes in which everything stands that is asked for of all formats but TIFF."""
 
 _JPEG = b"\xff\xd8\xff"
-_XMP, _EXIF = b"http://ns.adobe.com/xap/1.0/\0", b"Exif\0\0"
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 _SAME = (b"GIF8", b"BM", b"RIFF")
 """How GIF, BMP and WebP begin: those that version 1 could read look as they did."""
@@ -37,7 +37,7 @@ def is_read_as_in_version_1(location: str) -> bool:
             if head.startswith(_SAME):
                 return True
             if head.startswith(_JPEG):
-                return not 0 <= head.find(_XMP) < head.find(_EXIF)
+                return not 0 <= head.find(_XMP) < head.find(EXIF)
             if head.startswith(b"\x89PNG"):
                 return head[24] <= 8 or significant_bits(head) in (None, 16)
             if is_tiff(head):
