@@ -29,6 +29,7 @@ from stages.data.images.preprocessing import Preprocessing, stack_pixels
 from stages.data.images.reading import Reading
 from stages.data.manifest import load_manifest
 from stages.data.sources.open_image import read_image
+from stages.extraction import extractor as extractor_module
 from stages.extraction import gpu_engine
 from stages.extraction.engine import on_cores
 from stages.extraction.extract import extract
@@ -385,6 +386,17 @@ def test_a_gpu_computes_in_what_is_quickest_unless_told_otherwise(pretended_cuda
     for name in ("bf16", "tf32"):
         with pytest.raises(UsageError, match=f"`precision` {name}.*Ampere"):
             precision(precision=name)
+
+
+def test_twelve_threads_at_most_decode_beside_a_gpu_unless_told_otherwise(pretended_cuda, tmp_path, monkeypatch):
+    def threads(**options):
+        return build_extractor(FeatureConfig(weights="none", image_size=32, cache=tmp_path, **options)).threads
+
+    for cores, beside in ((4, 4), (64, 12)):
+        monkeypatch.setattr(extractor_module, "usable_cores", lambda cores=cores: cores)
+        assert threads() == beside
+        assert threads(device="cpu") == cores
+        assert threads(decode_threads=40) == 40
 
 
 def test_who_decodes_is_told_and_refused_where_it_cannot(pretended_cuda, tmp_path):
