@@ -7,7 +7,10 @@ each sample is tested in an outer fold, ``RUN/seed-0/fold-1`` has what one of th
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 CONFIGURATION = "config.toml"
@@ -64,6 +67,9 @@ RANGE_TEST = "range-test.png"
 MODEL_FILES = (MODEL_CARD, HEAD, str(Path(HEAD).with_suffix(".json")), TOP, COLUMNS, UNLIKE)
 """What a method needs to predict; the head without validation serves fine-tuning alone."""
 
+_LONGEST_NAME = 200
+"""Bytes of a folder's name that is made of others; file systems take 255."""
+
 _SEED = "seed-"
 _FOLD = "fold-"
 _FRESH = "."
@@ -84,6 +90,20 @@ def seed_dirs(run: Path) -> list[Path]:
 def seed_of(directory: Path) -> int:
     """Return the seed whose folder this is."""
     return int(directory.name.removeprefix(_SEED))
+
+
+def comparison_dir(runs: Sequence[Path]) -> Path:
+    """Return where a comparison goes: the folder of the one run; of several one beside the first, named after all."""
+    different: dict[Path, Path] = {}
+    for run in runs:
+        different.setdefault(run.resolve(), run if run.name not in ("", "..") else run.resolve())
+    if len(different) == 1:
+        return runs[0]
+    first = next(iter(different.values()))
+    name = "+".join(run.name for run in different.values())
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f"{len(different)}-runs-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+    return first.parent / name
 
 
 def fold_dir(directory: Path, number: int) -> Path:

@@ -15,18 +15,14 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cache.atomic_write import atomic_path, sync
 from cache.errors import CacheError, DataError
 from cache.kept import keep_file
+from pipeline.evaluation.folder_lock import locked
 from pipeline.run_layout import RESULT, fresh_dir, methods_with, replaced_dir, replaced_from
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
 
@@ -95,7 +91,7 @@ def made_whole(directory: Path) -> Iterator[Path]:
         If the folder cannot be put in its place.
     """
     fresh, replaced = fresh_dir(directory), replaced_dir(directory)
-    with _locked(fresh.parent):
+    with locked(fresh.parent):
         put_back(directory)
         for leftover in (fresh, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -117,23 +113,6 @@ def made_whole(directory: Path) -> Iterator[Path]:
         keep_file("result", directory / RESULT)
 
 
-@contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which the system takes back from who is killed; wait while another command holds it.
-
-    Where folders have no locks (Windows, some network file systems) there is none.
-    """
-    with ExitStack() as held:
-        if fcntl is not None:
-            with suppress(OSError):  # who may not write there is told when the method is written
-                run.mkdir(parents=True, exist_ok=True)
-                descriptor = os.open(run, os.O_RDONLY)
-                held.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                held.callback(fcntl.flock, descriptor, fcntl.LOCK_UN)  # processes forked meanwhile have it open, too
-        yield
-
-
 def remove_method(directory: Path) -> None:
     """Take a method out of the run, if it is there: at once, so that nobody sees a part of it.
 
@@ -143,7 +122,7 @@ def remove_method(directory: Path) -> None:
         If the folder cannot be moved.
     """
     fresh = fresh_dir(directory)
-    with _locked(fresh.parent):
+    with locked(fresh.parent):
         put_back(directory)
         shutil.rmtree(fresh, ignore_errors=True)
         try:

@@ -1,8 +1,9 @@
+import os
 import re
 from pathlib import Path
 
 from pipeline import run_layout
-from pipeline.run_layout import files_of_seeds, methods_with, run_of, seed_dir, seed_of
+from pipeline.run_layout import comparison_dir, files_of_seeds, methods_with, run_of, seed_dir, seed_of
 
 PIPELINE = Path(run_layout.__file__).parent
 
@@ -17,6 +18,19 @@ def test_folders_of_seeds_are_found_again_in_the_order_of_the_seeds(tmp_path):
     results = methods_with(tmp_path, run_layout.RESULT)
     assert {seed_of(path.parent.parent) for path in results} == {0, 2, 10}
     assert {run_of(path.parent) for path in results} == {tmp_path}
+
+
+def test_runs_are_compared_in_a_folder_of_their_own_and_one_in_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    a, b = Path("runs/a"), Path("elsewhere/b")
+    assert comparison_dir([a]) == comparison_dir([a, tmp_path / a]) == a
+    assert comparison_dir([a, b]) == comparison_dir([a, b, a]) == Path("runs/a+b")
+    assert comparison_dir([b, a]) == Path("elsewhere/b+a")
+    assert comparison_dir([Path(), b]) == tmp_path.parent / f"{tmp_path.name}+b"
+    many = [Path(f"runs/{letter * 30}") for letter in "abcdefgh"]
+    assert comparison_dir(many) == comparison_dir(many) != comparison_dir(many[::-1])
+    assert len(os.fsencode(comparison_dir(many).name)) < 30
+    assert comparison_dir(many).parent == Path("runs")
 
 
 def test_no_other_module_spells_the_name_of_a_file_of_a_run():

@@ -95,6 +95,8 @@ def _by_cost(search: Search, holds: Callable[[float], bool]) -> Iterator[Trial]:
     for _, name, rank in sorted(found):
         if name == first.name:
             best = search.first_rung[0].depths if search.first_rung else search.depth_sets[-1]
+            if len(search.block_widths(best)) == 1:  # as of one layer: its blocks weigh the same under each of them
+                continue
             settings = tuple(DepthSetting(best, weight) for weight in OTHER_WEIGHTS)
             yield HeadTrial(name, search.main, "weights", settings)
         else:

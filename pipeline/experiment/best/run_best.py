@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cache.errors import DataError, UsageError, listed
 from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.folder_lock import locked
 from pipeline.evaluation.trials import TrialRecord, read_search, read_trials, replay_command
 from pipeline.experiment.best.answer import close, renew, shaping_options
 from pipeline.experiment.best.budget import Budget
@@ -101,12 +104,37 @@ def run_best(
         extractor = build_extractor(features)
     require_heads(extractor, manifest, head.heads_for(manifest.task.name), head)
     about = SearchedData(data, manifest, seed, directory, head, overwrite)
-    search = Search.of(out, about, Look("", features, about, extractor))
+    with _alone(out, directory):
+        return _search(Look("", features, about, extractor), out, asked)
+
+
+@contextmanager
+def _alone(out: Path, directory: Path) -> Iterator[None]:
+    """Let no other search into the run meanwhile: each would take its trials for its own.
+
+    Raises
+    ------
+    UsageError
+        If there is one.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(directory, wait=False))
+        except BlockingIOError as error:
+            raise UsageError(
+                f"`out` {out}: another `best` is searching there: give another `out`, or wait for it; given again "
+                "then, this command goes on from its trials"
+            ) from error
+        yield
+
+
+def _search(main: Look, out: Path, asked: BestOptions) -> tuple[Comparison, bool]:
+    search = Search.of(out, main.about, main)
     if asked.replay is not None:
         asked = _replaying(search, asked, asked.replay)
     budget, max_predict_ms = asked.budget, asked.max_predict_ms
     _resume_words(search, budget)
-    _extract_within(search, extractor, budget)
+    _extract_within(search, main.extractor, budget)
     ended = search_trials(search, budget, lambda found: renew(found, budget, max_predict_ms))
     comparison = close(search, budget, max_predict_ms, ended)
     if asked.replay is not None:

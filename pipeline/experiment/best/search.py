@@ -217,6 +217,13 @@ class Search:
             return []
         return [choice for choice in get_args(DepthSet) if choice in (self.about.head.depths or layout.depth_sets())]
 
+    def block_widths(self, depths: DepthSet) -> set[int]:
+        """Return how wide the blocks of a set of depths are."""
+        layout = self.main.extractor.tap_layout
+        assert layout is not None  # else there are no depths
+        names = layout.depth_sets()[depths]
+        return {block.width for block in layout.blocks if block.name in names}
+
     @property
     def chooser(self) -> str:
         """The head of the first rung."""

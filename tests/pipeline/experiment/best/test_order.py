@@ -45,6 +45,8 @@ def test_what_takes_longest_of_few_images_comes_last(new_search, monkeypatch):
 def test_what_was_named_is_all_there_is_beside_the_head_that_ranks_depths(new_search):
     names = [trial.name for trial in all_trials(new_search(HeadConfig(head=("mlp", "svm"), depths=("last", "all"))))]
     assert names == ["logistic-last", "logistic-all", "svm", "logistic-weights", "svm-2", "mlp"]
+    asked = HeadConfig(head=("mlp",), depths=("last",))  # whose blocks are of one width: no weighting changes anything
+    assert [trial.name for trial in all_trials(new_search(asked))] == ["logistic-last", "mlp"]
     asked = HeadConfig(head=("mlp",), depths=("all",), block_weight=("equal",))
     assert [trial.name for trial in all_trials(new_search(asked))] == ["logistic-all", "mlp"]
 

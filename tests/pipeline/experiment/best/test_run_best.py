@@ -1,11 +1,16 @@
 import math
+import os
 import shutil
+import signal
+import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from cache.errors import DataError, UsageError
+from pipeline.evaluation.folder_lock import fcntl, locked
 from pipeline.evaluation.trials import read_search, read_trials
 from pipeline.experiment.best.budget import Budget
 from pipeline.experiment.best.run_best import BestOptions, _replay_words, _replaying, with_all_depths
@@ -13,6 +18,7 @@ from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from tests.photographs import make_folder
 from tests.pipeline.experiment.best.conftest import HEADS, Clock, search_in
+from tests.ready_processes import ReadyProcess
 from tests.stages.data.sources.test_folder_masks import saved
 
 
@@ -60,6 +66,29 @@ def test_heads_that_no_trial_would_be_of_are_refused_before_anything_is_written(
     ):
         search_photographs(tmp_path / "run", 1, head=replace(HEADS, head=("knn", "attention", "mil")))
     assert not (tmp_path / "run").exists()
+
+
+def hold(directory: Path) -> None:
+    with locked(directory):
+        (directory / "held").touch()
+        time.sleep(120)
+
+
+@pytest.mark.skipif(fcntl is None, reason="folders have locks where there is fcntl")
+def test_two_searches_in_one_run_are_refused_until_one_has_ended_or_was_killed(search_photographs, tmp_path):
+    search_photographs(tmp_path / "run", 1)
+    before = read_trials(tmp_path / "run")
+    other = ReadyProcess(hold, tmp_path / "run" / "seed-0")
+    while not (tmp_path / "run" / "seed-0" / "held").exists():
+        assert other.poll() is None, other.said("stderr")
+        time.sleep(0.01)
+    with pytest.raises(UsageError, match="another `best` is searching there: give another `out`, or wait for it"):
+        search_photographs(tmp_path / "run", 2)
+    assert read_trials(tmp_path / "run") == before
+    os.kill(other.pid, signal.SIGKILL)
+    other.finish()
+    search_photographs(tmp_path / "run", 2)
+    assert len(read_trials(tmp_path / "run")) == len(before) + 1
 
 
 def test_a_replay_is_of_a_search_with_the_same_options(searched, search_photographs, tmp_path):
