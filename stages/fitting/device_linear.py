@@ -134,7 +134,8 @@ class DeviceLinearModels:
         begins = [self._begin(fit, start) for fit, start in zip(fits, starts, strict=True)]
         weight, bias = (torch.stack(parts).to(self.dtype) for parts in zip(*begins, strict=True))
         start = problem.packed(weight, bias)
-        found = minimize(_Objective(self, problem), start, **tolerances(self.dtype, final), most=most_steps(final))
+        ended = tolerances(self.dtype, final, int(self.targets.counts.max()), self.rows.width)
+        found = minimize(_Objective(self, problem), start, **ended, most=most_steps(final))
         weight, bias = problem.unpacked(found)
         return list(zip(weight, bias, strict=True))
 

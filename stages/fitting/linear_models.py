@@ -18,6 +18,8 @@ is different is the time:
   (c e_min + l)^-1/2 I costs two thin products, and W = U T is what is optimised over; so are intercepts as multiples of
   c^-1/2. The minimum is the same. Of several labels each has a c of its own, from how frequent it is, and begins with
   the intercept that this says.
+- Of far fewer rows than numbers the minimum is sought in the span of the rows, where it lies (the representer theorem;
+  Schoelkopf, Herbrich and Smola 2001): with Z' = Q R weights are W = V Q', and V is fitted to the triangle R'.
 """
 
 from __future__ import annotations
@@ -44,8 +46,15 @@ _TOLERANCE = 1e-4
 """Largest entry of the gradient that is taken for zero while settings are compared, as in scikit-learn."""
 
 _SETTLED = 1e-6
-"""Relative decrease of the loss in one step that ends a fit while settings are compared: from there on accuracies
-change by some hundredths of a point; of few rows, where regularisation is far too weak, by an image or so of a fold."""
+"""Decrease of the loss in one step, against the loss or 1, that ends a fit while settings are compared: from there on
+accuracies change by some hundredths of a point, of few rows, where regularisation is far too weak, by an image or so of
+a fold."""
+
+SEPARABLE_UP_TO = 1000
+"""Rows up to which, where they are no more than their numbers, all fits go as far as float32 does.
+
+Such rows can be told apart without loss: under weak regularisation a fit that ends early is far from its minimum, and
+would be judged by what it is not. Of more rows that matters less, and costs more."""
 
 EXACT_UP_TO = 10_000
 """Rows up to which final coefficients are computed in float64."""
@@ -64,6 +73,9 @@ PREPARED_FROM = 1_000_000
 
 BASIS_RANK = 64
 """Eigenvectors of the preconditioner."""
+
+_WIDE = 4
+"""Numbers for each row from which on a model is fitted in the span of its rows, where those are `PREPARED_FROM`."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +166,19 @@ class Preconditioner:
         return _HessianRoot(self.vectors, inverse_roots, float(inverse_roots[0]), curvature**-0.5)
 
 
-def tolerances(dtype: torch.dtype, final: bool) -> dict[str, float]:
-    """Return when a fit ends: largest entry of the gradient, and relative decrease, by the names of L-BFGS-B."""
+def _in_span(count: int, width: int) -> bool:
+    """Return whether so many rows are few against their numbers, and what is gained is worth the axes."""
+    return count * width >= PREPARED_FROM and _WIDE * count <= width
+
+
+def tolerances(dtype: torch.dtype, final: bool, rows: int, width: int) -> dict[str, float]:
+    """Return when a fit to rows of some width ends, by the names of L-BFGS-B.
+
+    That is the largest entry of the gradient, and the decrease against the loss or 1.
+    """
     if dtype == torch.float64:
         return {"gtol": 1e-7, "ftol": 0.0}
-    if final:  # beyond this, float32 rounds
+    if final or rows <= min(width, SEPARABLE_UP_TO):  # beyond this, float32 rounds
         return {"gtol": 1e-5, "ftol": 1e-8}
     return {"gtol": _TOLERANCE, "ftol": _SETTLED}
 
@@ -198,7 +218,7 @@ class LinearModelFactory:
     preconditioners : mapping of {"none", "standard", "l2"} to Preconditioner
         For models on any part of the rows; where there is none, a model makes its own.
     room : None
-        They take next to nothing beside their rows.
+        They take next to nothing beside their rows, and axes of their span.
     """
 
     loss: Loss
@@ -211,14 +231,18 @@ class LinearModelFactory:
     def prepared(self, rows: NDArray[np.float32], scalings: Sequence[Scaling]) -> LinearModelFactory:
         """Return it with preconditioners of rows [n, d] under some scalings, where making one for each model costs."""
         missing = [scaling for scaling in scalings if scaling not in self.preconditioners]
-        if rows.size < PREPARED_FROM or not missing:
+        if rows.size < PREPARED_FROM or _in_span(*rows.shape) or not missing:
             return self
         made = {scaling: Preconditioner(ScaledRows.fit(rows, scaling, self.center)) for scaling in missing}
         return replace(self, preconditioners={**self.preconditioners, **made})
 
     def bytes_beside_rows(self, count: int) -> int:
-        """Return 0: a linear model goes through its rows, and has but coefficients beside them."""
-        return 0
+        """Return 0, as a linear model goes through its rows and has but coefficients beside them; or what axes take.
+
+        While these are found, scaled rows stand beside them.
+        """
+        width = len(self.center)
+        return 2 * self.center.itemsize * count * width if _in_span(count, width) else 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is prepared: where the rows are, it is quickly made again."""
@@ -252,6 +276,12 @@ class LinearModel:
         How often loss and gradient were computed.
     """
 
+    _axes: Tensor | None
+    """Orthonormal columns Q, [d, n], whose span weights are sought in; None where it is everywhere."""
+
+    _seen: ScaledRows
+    """The rows as the solver sees them: scaled, or along the axes."""
+
     def __init__(
         self, factory: LinearModelFactory, scaling: Scaling, rows: NDArray[np.floating], labels: NDArray[Any]
     ) -> None:
@@ -263,7 +293,7 @@ class LinearModel:
         width = self.targets.width
         self.weight, self.bias = self.rows.offset.new_zeros(width, rows.shape[1]), self.targets.first_bias.to(dtype)
         self.evaluations = 0
-        self._preconditioner = factory.preconditioners.get(scaling) or Preconditioner(self.rows)
+        self._take_axes()
 
     @property
     def state(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -285,8 +315,9 @@ class LinearModel:
         if final and len(self.rows) <= EXACT_UP_TO:
             self._compute_in_float64()
         penalty = 1 / (c * len(self.rows))
-        root = self._root(penalty)
-        shape = self.weight.shape
+        root, axes = self._root(penalty), self._axes
+        start = self.weight if axes is None else product(self.weight, axes)
+        shape = start.shape
 
         def unpack(values: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
             flat = torch.from_numpy(values).to(self.weight.dtype)
@@ -304,17 +335,30 @@ class LinearModel:
 
         optimum = minimize(
             objective,
-            pack(*root.inverse_of(self.weight, self.bias)),
+            pack(*root.inverse_of(start, self.bias)),
             jac=True,
             method="L-BFGS-B",
             options={
-                **tolerances(self.weight.dtype, final),
+                **tolerances(self.weight.dtype, final, *self.rows.rows.shape),
                 "maxiter": most_steps(final),
                 "maxfun": 3000,
                 "maxcor": 10,
             },
         )
-        self.weight, self.bias = unpack(optimum.x)
+        weight, self.bias = unpack(optimum.x)
+        self.weight = weight if axes is None else product(weight, axes.T)
+
+    def _take_axes(self) -> None:
+        """Take the rows as they are scaled; of few wide ones, along axes of their span."""
+        if not _in_span(*self.rows.rows.shape):
+            self._axes, self._seen = None, self.rows
+            self._preconditioner = self.factory.preconditioners.get(self.scaling) or Preconditioner(self.rows)
+            return
+        axes, triangle = torch.linalg.qr(self.rows.sample(torch.arange(len(self.rows))).T)
+        width = len(triangle)
+        self._axes = axes
+        self._seen = ScaledRows(triangle.T.contiguous(), axes.new_zeros(width), axes.new_ones(width), None)
+        self._preconditioner = Preconditioner(self._seen)
 
     def _root(self, penalty: float) -> _HessianRoot:
         return self._preconditioner.root(self.targets.curvature, penalty)
@@ -322,7 +366,10 @@ class LinearModel:
     def _compute_in_float64(self) -> None:
         state, rows = self.state, self.rows.rows.double().numpy()
         self.rows = ScaledRows.fit(rows, self.scaling, self.factory.center)
-        self._preconditioner = self._preconditioner.double()
+        if self._axes is None:
+            self._seen, self._preconditioner = self.rows, self._preconditioner.double()
+        else:
+            self._take_axes()
         self.weight, self.bias = (torch.from_numpy(part).double() for part in state)
         self.targets = self.targets.double()
 
@@ -339,7 +386,7 @@ class LinearModel:
     def _loss_and_gradient(self, weight: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
         """Return the mean loss over the rows and its gradient by weights and by intercepts."""
         loss, by_weight, by_bias = 0.0, torch.zeros_like(weight), torch.zeros_like(bias)
-        for part, rows in self.rows.blocks():
+        for part, rows in self._seen.blocks():
             losses, slopes = self.targets.losses_and_slopes(rows.scores(weight, bias), part)
             slopes.div_(len(self.rows))
             loss += float(losses.double().sum()) / len(self.rows)

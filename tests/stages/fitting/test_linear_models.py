@@ -56,6 +56,36 @@ def test_scores_are_those_of_scikit_learn(loss, scaling, classes, balanced):
     assert np.abs(actual - expected).max() < (1e-4 if loss == "logistic" else 1e-3)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
+@pytest.mark.parametrize("loss", ["logistic", "hinge"])
+def test_of_few_wide_rows_the_minimum_is_found_in_their_span(loss, scaling, classes, monkeypatch):
+    rows, labels = skewed(count=60, width=500, classes=classes)
+    center, few = rows.mean(axis=0), slice(0, 40)
+    factory = LinearModelFactory(loss, numbered_classes(classes), center)
+    everywhere = factory(scaling, (rows - center)[few], labels[few])
+    assert factory.bytes_beside_rows(40) == 0
+    monkeypatch.setattr(linear, "PREPARED_FROM", 40 * 500)
+    in_span = factory(scaling, (rows - center)[few], labels[few])
+    assert factory.bytes_beside_rows(40) == 2 * 4 * 40 * 500
+    assert factory.prepared(rows - center, [scaling]) is factory  # each model has axes of its own
+    assert in_span._seen.rows.shape == (40, 40)
+    for c in (1e-4, 1e-2):  # each from where the last one ended
+        for model in (everywhere, in_span):
+            model.fit(c, final=True)
+        said = [model.scores(rows - center) for model in (everywhere, in_span)]
+        assert np.abs(said[0] - said[1]).max() < 1e-3 * np.abs(said[0]).max()
+    assert in_span.evaluations < 1.3 * everywhere.evaluations
+    assert in_span._axes.dtype == torch.float64  # as final fits of few rows are
+    handed_over = factory(scaling, (rows - center)[few], labels[few])
+    handed_over.state = deepcopy(in_span.state)
+    handed_over.fit(1e-2, final=True)
+    assert handed_over.evaluations < in_span.evaluations / 2
+    assert np.abs(handed_over.scores(rows - center) - said[1]).max() < 1e-3 * np.abs(said[1]).max()
+    logits = in_span.head()(torch.from_numpy(rows)).detach().numpy()
+    assert np.abs(logits - said[1]).max() < 1e-4 * max(np.abs(said[1]).max(), 1.0)
+
+
 @pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_the_head_scores_as_the_model_does(scaling, classes):
@@ -80,6 +110,21 @@ def test_a_path_that_begins_where_the_last_fit_ended_ends_where_a_fit_from_zero_
     before = handed_over.evaluations
     handed_over.fit(1e-1, final=True)
     assert handed_over.evaluations - before < from_zero.evaluations / 2
+
+
+@pytest.mark.parametrize(("loss", "c"), [("logistic", 3.0), ("hinge", 0.3)])
+def test_few_rows_that_can_be_told_apart_are_judged_near_the_minimum_under_weak_regularization(loss, c, monkeypatch):
+    rows, labels = skewed(count=120, width=300)
+    center, train = rows.mean(axis=0), slice(0, 80)
+
+    def scores(final=False):
+        model = LinearModelFactory(loss, numbered_classes(3), center)("none", (rows - center)[train], labels[train])
+        model.fit(c, final=final)
+        return model.scores(rows - center)
+
+    exact, near = scores(final=True), scores()
+    monkeypatch.setattr(linear, "SEPARABLE_UP_TO", 0)
+    assert np.abs(near - exact).max() < 0.05 * np.abs(exact).max() < 0.5 * np.abs(scores() - exact).max()
 
 
 def test_preconditioning_saves_evaluations_and_leaves_the_minimum_where_it_is(monkeypatch):
