@@ -131,5 +131,5 @@ def test_a_head_that_trains_on_a_gpu_comes_to_what_it_comes_to_on_cores(pretende
 
 def test_one_row_a_step_is_refused_where_rows_are_normalized_by_each_other():
     train, val, _ = digits(2)
-    with pytest.raises(UsageError, match="`head` concat normalizes the rows of a batch.*`fit_batch_size` 1"):
+    with pytest.raises(UsageError, match=r"`head` concat normalizes the rows of a batch.*`fit_batch_size` 1"):
         trained(HeadConfig(fit_batch_size=1), train, val, "concat", classes=2)
