@@ -72,8 +72,8 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
         template = _draw(name, problem)
         if recipe.batch_size == 1 and problem.maps is None and has_norm_layers(template):
             raise UsageError(
-                f"`head` {name} normalizes the rows of a batch by each other, and with `fit_batch_size` 1 there is one; "
-                "give 2 or more"
+                f"`head` {name} normalizes the rows of a batch by each other, and with `fit_batch_size` 1 there is "
+                "one; give 2 or more"
             )
         train_scaler = _standardizer(train, options, template)
         at_once = len(settings) if template.stackable else 1

@@ -37,7 +37,7 @@ class AttentionHead(Head):
         """Return the logits of a batch of rows."""
         keys, values = self.keys_and_values(tokens_of(rows, self.layout)).chunk(2, dim=2)
         query, keys, values = map(self._by_head, (self.query.expand(rows.shape[0], 1, -1), keys, values))
-        # written out, as torch's own kernel is none for heads that train side by side: it would take one by one, and warn
+        # written out: torch's kernel takes heads that train side by side one by one, and warns of it
         scores = (query @ keys.transpose(2, 3)) * keys.shape[3] ** -0.5
         pooled = scores.softmax(dim=3) @ values
         logits: torch.Tensor = self.output(self.dropout(self.norm(pooled.flatten(1))))
