@@ -143,7 +143,9 @@ def _require_finished(run: Path) -> None:
         missing = [f"{RESULTS} (which says what to take)", *(f"the model of {path}" for path in without_model)]
         names = sorted({path.name for path in complete})
         rest = f"; or say by `method` which to take of those that are there: {', '.join(names)}" if names else ""
+        # `train` and `finetune` alone compare nothing
+        compared = "" if without_model else f"; if that was `train` or `finetune`, `compare` {run}"
         raise DataError(
             f"{run} is not finished: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. Give the "
-            f"command that made it again, which goes on{rest}"
+            f"command that made it again, which goes on{compared}{rest}"
         )

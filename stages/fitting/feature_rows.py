@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.averaged_rows import RowStore
-from cache.errors import DataError, UsageError, listed
+from cache.errors import CacheInputError, DataError, UsageError, listed
 from cache.finite import finite_rows
 from stages.config.head_registry import names_where
 from stages.tasks.base import Task
@@ -167,9 +167,19 @@ class StreamedFeatureRows:
             yield indices, self.read(indices)
 
     def shuffled(self, batch_rows: int, seed: int) -> Iterator[Block]:
-        """Yield all rows in an order made of `seed`; how mixed it is, `FeatureCache.batches` says."""
+        """Yield all rows in an order made of `seed`; how mixed it is, `FeatureCache.batches` says.
+
+        Raises
+        ------
+        UsageError
+            If they may not take as much as mixing them needs.
+        """
         first, *rest = self.stores
-        for indices, rows in first.batches(self.keys, batch_rows, seed=seed, memory_bytes=self.memory_bytes):
+        try:
+            batches = first.batches(self.keys, batch_rows, seed=seed, memory_bytes=self.memory_bytes)
+        except CacheInputError as error:
+            raise UsageError(f"`max_memory_gb` {self.memory_bytes / 1e9:g}: {error} bytes") from error
+        for indices, rows in batches:
             keys = [self.keys[index] for index in indices] if rest else []
             yield indices, _joined([rows, *(store.read(keys) for store in rest)])
 

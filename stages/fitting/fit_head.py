@@ -157,6 +157,7 @@ def _train(name: HeadName, problem: FitProblem) -> tuple[HeadResult, Callable[[]
     kind, fit = find_head(name), get_fit(name)
     require_head_for(name, problem.task, problem.train.row_shape, bags=problem.bags, maps=problem.maps)
     require_classes_to_balance(problem.task, problem.labels, problem.config)
+    require_smoothed_loss(name, problem.task, problem.config)
     require_learnable(problem.train, problem.val, problem.task)
     joins_depths = problem.taps is not None and problem.blocks is None
     if problem.blocks is not None or not (kind.streams or joins_depths):
@@ -277,6 +278,22 @@ def require_head_for(
         )
     if kind.rows == "vector" and maps is None:
         vector_width(kind.name, row_shape)
+
+
+def require_smoothed_loss(name: HeadName, task: Task, options: HeadConfig) -> None:
+    """Refuse to smooth the targets of a head that trains in epochs, where these cannot be smoothed.
+
+    Raises
+    ------
+    UsageError
+    """
+    if not options.fit_label_smoothing or not find_head(name).in_epochs or task.reads == "image":
+        return
+    nothing = torch.zeros(0, task.out_features)
+    try:
+        task.loss(nothing, nothing, smoothing=options.fit_label_smoothing)
+    except UsageError as error:
+        raise UsageError(f"`fit_label_smoothing` {options.fit_label_smoothing:g}: {error}") from error
 
 
 def require_classes_to_balance(task: Task, labels: NDArray[Any], options: HeadConfig) -> None:

@@ -171,7 +171,8 @@ class Ridge:
         inverses = (1 / (self.values[:, None] + np.array(penalties))).astype(np.float32)
         solutions = (self.projected[:, None, :] * inverses[:, :, None]).astype(np.float32)
         inverse = torch.from_numpy(inverses).to(device)
-        joined = torch.from_numpy(solutions.reshape(len(solutions), -1)).to(device)
+        # of rows that are all the same there is no direction, and `reshape` with -1 has no answer
+        joined = torch.from_numpy(solutions).flatten(1).to(device)
         offset = torch.from_numpy(self.target_mean.astype(np.float32)).to(device)
         step = max(_PREDICTED_BYTES // max(joined.shape[1] * joined.itemsize, 1), 1)
         pieces = (

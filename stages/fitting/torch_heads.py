@@ -23,7 +23,7 @@ from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
 from stages.fitting.standardize import BagStandardizer, Standardizer
 from stages.fitting.torch_folds import WARMUP, fold_torch_head
-from stages.fitting.vmap_heads import VmapHeads
+from stages.fitting.vmap_heads import VmapHeads, has_norm_layers
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import JoinedHead
 from stages.network.heads.registry import build_head, recipe_of_head
@@ -70,6 +70,11 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
 
     with preserve_rng_state(), single_threaded() if has_small_steps else nullcontext():
         template = _draw(name, problem)
+        if recipe.batch_size == 1 and problem.maps is None and has_norm_layers(template):
+            raise UsageError(
+                f"`head` {name} normalizes the rows of a batch by each other, and with `fit_batch_size` 1 there is "
+                "one; give 2 or more"
+            )
         train_scaler = _standardizer(train, options, template)
         at_once = len(settings) if template.stackable else 1
         contenders: list[Contender] = []

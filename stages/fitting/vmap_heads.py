@@ -15,11 +15,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from stages.network.heads.base import Head
+from stages.runtime.norm_layers import NORM_LAYERS
 
 PRETRAINED_FACTOR = 0.1
 """Rate of pretrained blocks against that of a new output layer above them."""
 
 _BETA2, _EPSILON = 0.999, 1e-8
+
+
+def has_norm_layers(head: nn.Module) -> bool:
+    """Return whether a head normalizes rows by others of their batch, of which there have to be two then."""
+    return any(isinstance(module, NORM_LAYERS) for module in head.modules())
 
 
 class VmapHeads(nn.Module):
@@ -41,6 +47,7 @@ class VmapHeads(nn.Module):
         self.size = len(heads)
         self._pattern = copy.deepcopy(heads[0]).to(device)
         self._single = len(heads) == 1
+        self._normalizes = has_norm_layers(heads[0])
         self._trained: dict[str, Tensor] = {
             name: parameter for name, parameter in self._pattern.named_parameters() if parameter.requires_grad
         }
@@ -66,6 +73,9 @@ class VmapHeads(nn.Module):
 
         Of the same rows, [b, *row_shape], or, where each has its `own`, of [M, b, *row_shape].
         """
+        if self.training and self._normalizes and rows.shape[int(own)] == 1:
+            # of a single row there is no variance, and torch takes none; twice, it is its own mean
+            return self.logits(rows.repeat_interleave(2, dim=int(own)), own=own)[:, :1]
         if self._single:
             logits: Tensor = self._pattern(rows[0] if own else rows)
             return logits[None]

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial, wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TextIO, TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -196,11 +196,28 @@ def one_thread_per_fit() -> Iterator[None]:
     BLAS threads inside small fits cost more than they bring; the fits themselves run side by side instead. The
     limit belongs to a process, so each task sets it where it runs; so does the caller, because tasks that are threads
     of one process would otherwise lift it for each other.
+
+    Filters of warnings belong to a process too, and scikit-learn's own workers take all of them away for a moment, each
+    in its thread; what another says meanwhile, that there are no filters too, is left unsaid.
     """
     from sklearn.exceptions import ConvergenceWarning  # what never fits does not wait for scikit-learn
 
+    show = warnings.showwarning
+
+    def show_others(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not issubclass(category, ConvergenceWarning) and "sklearn" not in Path(filename).parts:
+            show(message, category, filename, lineno, file, line)
+
     with _POOLS.current().limit(limits=1, user_api="blas"), single_threaded(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.showwarning = show_others
         yield
 
 

@@ -41,7 +41,7 @@ def number_metrics(
       the original unit, stands beside it then.
     - ``mae``, ``rmse``: mean absolute error, root of the mean squared error.
     - ``median_relative_error``: median of the errors, each divided by the true number.
-    - ``spearman``: rank correlation.
+    - ``spearman``: rank correlation; 0 of predictions that are all the same.
     - ``interval_coverage``: share of the true numbers that lie in their prediction interval.
     - ``qwk`` and ``accuracy`` where there are levels: see ``stages.tasks.metrics.quadratic_kappa``; share of samples
       whose nearest level is the true one.
@@ -214,10 +214,15 @@ def _weighted_relative_error(
 
 
 def _spearman(target: NDArray[Any], prediction: NDArray[Any]) -> float:
-    """Return the correlation of the ranks, ties at their mean; nan where one of both does not vary."""
+    """Return the correlation of the ranks, ties at their mean.
+
+    It is nan where what is true does not vary, and 0 where what is predicted alone does not, which orders nothing.
+    """
     from scipy.stats import rankdata
 
     ranks = np.stack([rankdata(target), rankdata(prediction)])
     ranks -= ranks.mean(axis=1, keepdims=True)
     lengths = np.sqrt((ranks**2).sum(axis=1))
-    return float(ranks[0] @ ranks[1] / lengths.prod()) if lengths.all() else float("nan")
+    if not lengths.all():
+        return 0.0 if lengths[0] else float("nan")
+    return float(ranks[0] @ ranks[1] / lengths.prod())

@@ -52,7 +52,7 @@ def standard_error(
         if against is not None:
             values -= metric.per_sample(against).astype(np.float64)
         return independent.error_of_mean(values)
-    return _jackknifed(metric, statistics, against, independent)
+    return _jackknifed(metric, statistics, against, independent) if independent.count > 1 else math.nan
 
 
 def _jackknifed(metric: Metric, statistics: Statistics, against: Statistics | None, units: Units) -> float:

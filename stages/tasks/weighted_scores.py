@@ -146,13 +146,15 @@ def weighted_median(values: NDArray[np.floating], rows: NDArray[np.int64], num_r
 
 
 def weighted_rank_correlation(
-    first: NDArray[np.floating], second: NDArray[np.floating], rows: NDArray[np.int64], num_rows: int
+    target: NDArray[np.floating], prediction: NDArray[np.floating], rows: NDArray[np.int64], num_rows: int
 ) -> WeightedScore:
-    """Return Spearman's correlation of two columns of values [m], ties at their mean rank; nan where one is constant.
+    """Return Spearman's correlation of true and predicted values [m], ties at their mean rank.
+
+    It is nan where what is true is constant, and 0 where what is predicted alone is, which orders nothing.
 
     `rows` and `num_rows` as in `weighted_average_precision`.
     """
-    members = [np.unique(values, return_inverse=True)[1].reshape(-1) for values in (first, second)]
+    members = [np.unique(values, return_inverse=True)[1].reshape(-1) for values in (target, prediction)]
     columns = [_RunningSums(member, rows, int(member.max(initial=-1)) + 1, num_rows) for member in members]
 
     def correlation(counts: Counts) -> NDArray[np.float64]:
@@ -164,7 +166,8 @@ def weighted_rank_correlation(
             lengths.append(_sums_of_products(drawn, from_mean, from_mean))
             ranks.append(from_mean[sums.place(member)])
         together = _sums_of_products(counts[rows], *ranks)
-        return _divided(together, np.sqrt(lengths[0] * lengths[1]))
+        # of constant predictions no product is other than 0, whatever it is divided by
+        return _divided(together, np.sqrt(lengths[0] * np.where(lengths[1] > 0, lengths[1], 1)))
 
     return WeightedScore(correlation, 10 * len(rows))
 

@@ -33,6 +33,7 @@ def show(fingerprint: str, /, *, cache: CacheFolder = FeatureConfig.cache) -> No
     changed = [shard.path.stat().st_mtime for shard in shards]
     made_of = opened.spec.to_json()
     taps = made_of.pop("taps", [])
+    made_of = {name: "none" if value is None else value for name, value in made_of.items()}  # views, of the clean one
     lines = {
         "fingerprint": opened.spec.fingerprint,
         "folder": opened.path,

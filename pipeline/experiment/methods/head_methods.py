@@ -69,6 +69,7 @@ from stages.fitting.fit_head import (
     one_sided_labels,
     require_classes_to_balance,
     require_head_for,
+    require_smoothed_loss,
     train_foldable_head,
 )
 from stages.fitting.map_heads import map_statistics, predicted_masks
@@ -416,7 +417,8 @@ def require_heads(
     Raises
     ------
     UsageError
-        See :func:`~stages.fitting.fit_head.require_head_for` and
+        See :func:`~stages.fitting.fit_head.require_head_for`,
+        :func:`~stages.fitting.fit_head.require_smoothed_loss` and
         :func:`~stages.fitting.fit_head.require_classes_to_balance`.
     """
     if len(manifest):
@@ -427,6 +429,7 @@ def require_heads(
     row_shape = extractor.row_shape if maps is None else (maps.width,)
     for name in names:
         require_head_for(name, manifest.task, row_shape, bags=bool(manifest.images), maps=maps, option=option)
+        require_smoothed_loss(name, manifest.task, options)
 
 
 def map_layout_for(extractor: Extractor, task: Task) -> MapLayout | None:

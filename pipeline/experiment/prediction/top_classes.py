@@ -9,7 +9,7 @@ import numpy as np
 
 from cache.errors import UsageError
 from pipeline.evaluation.decision import ONE_CLASS, class_names_of
-from pipeline.experiment.prediction.prediction import Prediction
+from pipeline.experiment.prediction.prediction import POSSIBLE, Prediction
 from stages.tasks.base import Task
 
 ABSTAINED = ""
@@ -65,14 +65,18 @@ def require_top_classes(task: Task, top_k: int | None, abstain_below: float | No
 def _refined(
     prediction: Prediction, names: Sequence[str], top_k: int | None, abstain_below: float | None
 ) -> Prediction:
-    probabilities, cells, words = prediction.activated, dict(prediction.cells), prediction.words
+    probabilities, cells = prediction.activated, dict(prediction.cells)
     predicted = names.index(cells["class"])
+    words, possible_follow, possible = prediction.words.partition(f"  {POSSIBLE}: ")
+    abstained = abstain_below is not None and probabilities[predicted] < abstain_below
+    if abstained:
+        cells["class"] = ABSTAINED
+        words = f"none ({names[predicted]} {probabilities[predicted]:.3f} is below {abstain_below:g})"
     if top_k is not None:
         order = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
         for rank, place in enumerate(order, 1):
             cells |= {f"top_{rank}": names[place], f"top_{rank}_probability": f"{probabilities[place]:.6f}"}
-        words = "  ".join(f"{names[place]} {probabilities[place]:.3f}" for place in order)
-    if abstain_below is not None and probabilities[predicted] < abstain_below:
-        cells["class"] = ABSTAINED
-        words = f"none ({names[predicted]} {probabilities[predicted]:.3f} is below {abstain_below:g})"
-    return replace(prediction, cells=cells, words=words)
+        most_probable = "  ".join(f"{names[place]} {probabilities[place]:.3f}" for place in order)
+        # by a threshold another class is predicted than the first of them
+        words = most_probable if order[0] == predicted and not abstained else f"{words}; most probable: {most_probable}"
+    return replace(prediction, cells=cells, words=f"{words}{possible_follow}{possible}")

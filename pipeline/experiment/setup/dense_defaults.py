@@ -65,7 +65,21 @@ def dense_features(features: FeatureConfig, manifest: Manifest | None = None) ->
     features : FeatureConfig
     manifest : Manifest, optional
         Whose training images say how large images are. Without it, the network says that.
+
+    Raises
+    ------
+    UsageError
+        If features are asked for that are vectors.
     """
+    if features.taps:
+        raise UsageError(
+            f"`taps` {features.taps} are statistics of an image as a whole, and each pixel has a class: leave them "
+            "out; maps of several depths are several `cut`"
+        )
+    if features.mirror:
+        raise UsageError(
+            "`mirror` takes the mean of what is said of an image as a whole, and each pixel has a class: leave it out"
+        )
     changed = replace(
         features,
         cut=MAPS if features.cut == AUTO else features.cut,

@@ -79,6 +79,6 @@ def _by_temperature(context: PageContext) -> str:
         for metric, old, new in zip(metrics, before, after, strict=True)
     )
     return (
-        f" Divided by {decision.temperature:.2f}, the temperature that fits held-out images best, its logits would "
+        f" Divided by {decision.temperature:.3g}, the temperature that fits held-out images best, its logits would "
         f"have {changes} here; predict --calibrate does that."
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from stages.network.graph.cuts import Layout
 from stages.network.heads.base import Head, places_and_channels
@@ -38,7 +37,9 @@ class AttentionHead(Head):
         """Return the logits of a batch of rows."""
         keys, values = self.keys_and_values(tokens_of(rows, self.layout)).chunk(2, dim=2)
         query, keys, values = map(self._by_head, (self.query.expand(rows.shape[0], 1, -1), keys, values))
-        pooled = functional.scaled_dot_product_attention(query, keys, values)
+        # written out: torch's kernel takes heads that train side by side one by one, and warns of it
+        scores = (query @ keys.transpose(2, 3)) * keys.shape[3] ** -0.5
+        pooled = scores.softmax(dim=3) @ values
         logits: torch.Tensor = self.output(self.dropout(self.norm(pooled.flatten(1))))
         return logits
 

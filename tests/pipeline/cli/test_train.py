@@ -24,6 +24,17 @@ def test_a_head_that_takes_other_samples_is_refused_before_those_named_before_it
     assert list(tmp_path.glob("run/*/linear-ridge/result.json"))
 
 
+def test_targets_that_cannot_be_smoothed_are_refused_before_images_are_extracted(photographs, tmp_path, capsys):
+    table = tmp_path / "numbers.csv"
+    images = sorted(photographs.glob("*/*.jpg"))
+    table.write_text("path,price\n" + "".join(f"{path},{number}.5\n" for number, path in enumerate(images)))
+    options = ["--data", str(table), "--target", "price", "--image-size", "32", "--cache", str(tmp_path / "cache")]
+    options += ["--skip-finetune", "--head", "ridge", "mlp", "--fit-label-smoothing", "0.1"]
+    assert main(["run", *options, "--out", str(tmp_path / "run")]) == 2
+    assert "error: --fit-label-smoothing 0.1: numbers have no classes" in capsys.readouterr().err
+    assert not list(tmp_path.glob("cache/*/shards/*"))
+
+
 def test_depths_that_are_larger_than_memory_may_hold_are_streamed_with_the_sets_that_would_not_be(
     photographs, tmp_path, capsys
 ):

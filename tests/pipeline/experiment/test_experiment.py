@@ -41,6 +41,11 @@ def test_splits_that_a_metric_says_nothing_of_are_refused_before_training(experi
     constant = replace(manifest, task=Regression(), targets=np.ones((len(manifest), 1)))
     with pytest.raises(DataError, match="R² is not defined for the 3 val samples"):
         replace(experiment, manifest=constant).require_defined_scores()
+    by_rank = replace(constant, task=Regression(primary="spearman"))
+    with pytest.raises(DataError, match="rank correlation is not defined for the 3 val samples"):
+        replace(experiment, manifest=by_rank).require_defined_scores()
+    varied = replace(by_rank, targets=np.arange(len(manifest), dtype=np.float64)[:, None])
+    replace(experiment, manifest=varied).require_defined_scores()  # though answers that are all the same have no ranks
 
 
 def test_fingerprint_changes_with_all_that_shapes_a_method_and_nothing_else(experiment):

@@ -222,6 +222,13 @@ def test_groups_of_numbers_are_left_out_whole():
     assert 0.5 < fitted.settings["score"] < 1
 
 
+def test_of_rows_that_are_all_the_same_groups_are_said_the_mean_of_the_others():
+    targets = numbered(count=30)[1]
+    fitted = fit_ridge(problem_of(np.ones((30, 40), np.float32), targets, groups=np.arange(30) // 3))
+    expected = torch.from_numpy(targets.mean(axis=0).astype(np.float32))
+    torch.testing.assert_close(fitted.head(torch.ones(1, 40))[0], expected)
+
+
 @pytest.mark.parametrize("task", ["classes", "numbers"])
 def test_penalties_of_wide_rows_are_solved_for_one_by_one_up_to_the_best(task, monkeypatch):
     """Some of the penalties, each with the score that a decomposition gives it, and the same heads."""

@@ -102,6 +102,14 @@ def test_a_head_that_needs_all_rows_says_which_do_not(splits, name):
         train_head(name, fit_problem(*splits["one cache"][:2], classes=10, options=OPTIONS))
 
 
+def test_memory_in_which_rows_cannot_be_mixed_is_refused_with_its_option(tmp_path):
+    features = np.zeros((30, 8), np.float16)
+    cache, keys = stored(tmp_path, "small", features)
+    rows = StreamedFeatureRows([cache], keys, np.arange(30) % 2, 50_000)
+    with pytest.raises(UsageError, match=r"`max_memory_gb` 5e-05: 50,000 bytes .* allow at least [\d,]+ bytes"):
+        next(rows.shuffled(10, 0))
+
+
 def test_balanced_sampling_of_streamed_rows_is_refused(splits):
     with pytest.raises(UsageError, match="`class_weights` balanced"):
         train_head(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cache.errors import CutonceError
+from cache.errors import CutonceError, UsageError
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.standardize import Standardizer
@@ -127,3 +127,9 @@ def test_a_head_that_trains_on_a_gpu_comes_to_what_it_comes_to_on_cores(pretende
     for epoch, other in zip(here.history, there.history, strict=True):
         assert epoch.train_loss == pytest.approx(other.train_loss, rel=1e-4)
         assert epoch.train_score == pytest.approx(other.train_score, rel=1e-4)
+
+
+def test_one_row_a_step_is_refused_where_rows_are_normalized_by_each_other():
+    train, val, _ = digits(2)
+    with pytest.raises(UsageError, match=r"`head` concat normalizes the rows of a batch.*`fit_batch_size` 1"):
+        trained(HeadConfig(fit_batch_size=1), train, val, "concat", classes=2)

@@ -84,3 +84,28 @@ def test_heads_with_rows_of_their_own_take_the_steps_of_heads_alone():
     for number, heads_alone in enumerate(alone):
         for name, expected in heads_alone.weights(0).items():
             torch.testing.assert_close(together.weights(number)[name], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "row_shape"),
+    [
+        *((name, (6,)) for name in ("linear", "mlp", "cosine")),
+        *((name, (8, 3, 3)) for name in ("attention", "multi_query")),
+        *((name, (4, 9)) for name in ("mil", "gru", "lstm", "transformer")),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_torch_has_every_step_of_heads_side_by_side_as_one(name, row_shape):
+    pattern = build_head(name, row_shape, 3, {})
+    rows = torch.ones(5, *row_shape)
+    size = 2 if pattern.stackable else 1
+    stack = VmapHeads([pattern] * size, [0.1] * size, [0.0] * size, torch.device("cpu"))
+    for own, given in ((False, rows), (True, rows.expand(stack.size, *rows.shape))):
+        stack.step(stack.logits(given, own=own).square().mean(dim=(1, 2)), 1.0, 0.9)
+
+
+def test_a_head_that_normalizes_batches_takes_a_single_row():
+    stack = VmapHeads([head("concat")], [0.1], [0.0], torch.device("cpu"))
+    row = torch.randn(1, 6)
+    for own, given in ((False, row), (True, row[None])):
+        assert stack.logits(given, own=own).shape == (1, 1, 3)

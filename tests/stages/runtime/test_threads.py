@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
+import sklearn.exceptions
+import sklearn.utils.parallel
 import torch
 from threadpoolctl import ThreadpoolController
 
@@ -161,3 +164,12 @@ print(len(first) < len(then), set(first) | set(then))
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert run.stdout.strip() == "True {1}"
+
+
+def test_what_scikit_learn_says_while_another_thread_has_taken_the_filters_away_is_not_shown():
+    with warnings.catch_warnings(record=True) as shown, one_thread_per_fit():
+        warnings.resetwarnings()  # as its workers do, to all threads
+        warnings.warn_explicit("delayed without Parallel", UserWarning, sklearn.utils.parallel.__file__, 1)
+        warnings.warn("not converged", sklearn.exceptions.ConvergenceWarning, stacklevel=1)
+        warnings.warn("of somebody else", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in shown] == ["of somebody else"]

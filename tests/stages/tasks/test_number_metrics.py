@@ -107,3 +107,10 @@ def test_coverage_counts_the_numbers_within_their_intervals():
     task = Regression(interval=(1.0,))
     rows = task.statistic(torch.tensor([[0.0], [0.0], [0.0]]), torch.tensor([[1.0], [-1.5], [float("nan")]]))
     assert task.metrics["interval_coverage"].score(rows) == 0.5
+
+
+def test_predictions_that_are_all_the_same_order_nothing():
+    task, target = Regression(), torch.tensor([[1.0], [-1.5], [0.5]])
+    spearman = task.metrics["spearman"]
+    assert spearman.score(task.statistic(torch.zeros(3, 1), target)) == 0
+    assert np.isnan(spearman.score(task.statistic(target, torch.zeros(3, 1))))

@@ -50,3 +50,10 @@ def test_one_group_has_no_error():
     assert np.isnan(standard_error(RIGHT, np.array([True, False, True]), ["one"] * 3))
     with pytest.raises(ValueError, match="not those of the same samples"):
         standard_error(RIGHT, np.array([True]), against=np.array([True, False]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_group_has_no_error_of_a_metric_that_is_no_mean_either():
+    task = SingleLabel(["a", "b"])
+    statistics = task.statistic(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1]))
+    assert np.isnan(standard_error(find_metric(task, "f1_macro"), statistics, ["one"] * 2))

@@ -30,8 +30,10 @@ def area_of(positive, scores):
     return roc_auc_score(positive, scores) if 0 < positive.sum() < len(positive) else np.nan
 
 
-def correlation_of(first, second):
-    return spearmanr(first, second)[0] if min(len(set(first)), len(set(second))) > 1 else np.nan
+def correlation_of(target, prediction):
+    if len(set(target)) == 1:
+        return np.nan
+    return spearmanr(target, prediction)[0] if len(set(prediction)) > 1 else 0.0
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 60])

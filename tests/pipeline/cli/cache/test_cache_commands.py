@@ -117,7 +117,7 @@ def test_show_tells_everything_about_the_cache_that_a_few_digits_name(call, cach
         "pooling": "avg",
         "preprocessing.image_size": "224",
         "preprocessing.mean": "[0.485, 0.456, 0.406]",
-        "views": "None",
+        "views": "none",
         "precision": "fp32",
         "dtype": "float32",
         "decoder": "torchvision",

@@ -1,5 +1,7 @@
 """The next probable classes, and no class where none is probable enough."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,21 @@ def test_below_the_threshold_no_class_is_predicted():
     assert unsure.words == "none (cat 0.500 is below 0.6)"
     unchanged = [prediction(0.5, 0.3, 0.2)]
     assert with_top_classes(unchanged, TASK) == unchanged
+
+
+def test_what_is_predicted_by_a_threshold_and_what_is_possible_are_printed_beside_the_most_probable():
+    by_threshold = replace(prediction(0.2, 0.7, 0.1), words="eel  0.100", cells={"class": "eel"})
+    possible = replace(prediction(0.5, 0.3, 0.2), words="cat  0.500  possible: cat, dog", cells={"class": "cat"})
+    for given, top_k, below, words in (
+        (by_threshold, 2, None, "eel  0.100; most probable: dog 0.700  cat 0.200"),
+        (by_threshold, None, 0.6, "none (eel 0.100 is below 0.6)"),
+        (possible, 2, None, "cat 0.500  dog 0.300  possible: cat, dog"),
+        (possible, None, 0.6, "none (cat 0.500 is below 0.6)  possible: cat, dog"),
+        (possible, 1, 0.6, "none (cat 0.500 is below 0.6); most probable: cat 0.500  possible: cat, dog"),
+        (prediction(0.5, 0.3, 0.2), 2, 0.6, "none (cat 0.500 is below 0.6); most probable: cat 0.500  dog 0.300"),
+    ):
+        (one,) = with_top_classes([given], TASK, top_k, below)
+        assert one.words == words
 
 
 def test_what_cannot_be_is_refused():

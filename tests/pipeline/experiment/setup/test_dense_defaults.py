@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from cache.errors import UsageError
 from pipeline.experiment.setup.dense_defaults import dense_features, may_have_masks
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
@@ -21,6 +22,15 @@ def test_maps_of_whole_images_stand_in_for_what_suits_a_class_of_an_image():
 def test_what_was_asked_for_stays():
     given = FeatureConfig(cut="blocks.4", pool="none", crop_mode="border")
     assert dense_features(given) == given
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [({"taps": "blocks"}, "`taps` blocks are statistics.*several `cut`"), ({"mirror": True}, "`mirror`")],
+)
+def test_features_of_an_image_as_a_whole_are_refused_by_the_name_that_was_given(asked, said):
+    with pytest.raises(UsageError, match=said):
+        dense_features(FeatureConfig(**asked))
 
 
 def test_a_folder_of_masks_beside_images_is_seen_without_a_word(tmp_path, photographs):

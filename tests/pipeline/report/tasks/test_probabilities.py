@@ -28,3 +28,9 @@ def test_what_a_temperature_would_do_is_said_where_there_are_held_out_prediction
     assert "log loss 0.570 in place of 1.159" in words
     add(tmp_path / "before", made)
     assert "Divided by" not in report(tmp_path / "before").words
+
+
+def test_a_temperature_near_zero_is_said_as_it_is(tmp_path):
+    right = predictions([0] * 40, np.arange(40) < 0, confidence=0.6)  # the surer the better, without an end
+    add(tmp_path, predictions([0] * 40, np.arange(40) < 4), validation=right)
+    assert "Divided by 0.00559, " in report(tmp_path).words
