@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit, softmax
 from torch.nn import functional
 
 from stages.tasks.temperature import ABSENT_CLASS_SCORE, fit_temperature
@@ -38,6 +39,31 @@ def test_another_task_is_calibrated_by_its_own_loss():
     logits = generator.normal(size=(2000, 2)) * 2
     drawn = (logits + generator.logistic(size=logits.shape) > 0).astype(np.float32)
     assert fit_temperature(Tags(2), 7 * logits, drawn) == pytest.approx(7, rel=0.1)
+
+
+def rightly_told(count, seed=0):
+    """Return margins of two classes of which none is wrong, and the classes."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 2, count)
+    right = generator.uniform(0.01, 3, count)
+    return np.stack([np.where(labels == kind, right, -right) for kind in (0, 1)], axis=1), labels
+
+
+@pytest.mark.parametrize("count", [5, 50, 2000])
+def test_of_rows_without_an_error_a_later_one_stays_possible(count):
+    margins, labels = rightly_told(count)
+    logits = margins / fit_temperature(numbered_classes(2), margins, labels)
+    sure = softmax(logits, axis=1).max(axis=1)
+    assert 1 - sure.mean() == pytest.approx(1 / (count + 2), rel=0.3)  # as many errors as after none of so many
+    sure = expit(np.abs(margins) / fit_temperature(Tags(2), margins, np.eye(2)[labels]))
+    assert 1 - sure.mean() == pytest.approx(1 / (count + 2), rel=0.3)
+    margins[0] = -0.5 * margins[0]  # one error, and the loss has its minimum where it is lowest
+    losses = [
+        float(functional.cross_entropy(torch.from_numpy(margins) / (factor * best), torch.from_numpy(labels)))
+        for best in [fit_temperature(numbered_classes(2), margins, labels)]
+        for factor in (0.9, 1.0, 1.1)
+    ]
+    assert losses[1] == min(losses)
 
 
 def test_values_are_no_margins():
