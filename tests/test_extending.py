@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -96,7 +97,8 @@ KINDS = {
 def plug_ins(tmp_path_factory):
     """One thing of each kind, all of them installed, and the code that uses them."""
     folder = tmp_path_factory.mktemp("plug-ins")
-    return folder, "".join(text for title in KINDS for _, text in write_plug_in(folder, title))
+    uses = [use for title in KINDS for use in write_plug_in(folder, title)]
+    return folder, "".join(text for language, text in uses if language == "python")
 
 
 def test_one_file_adds_a_thing_of_any_kind(plug_ins):
@@ -168,6 +170,27 @@ def test_a_name_that_is_taken_is_an_error_that_names_both(tmp_path):
         "two optimizers are called 'adam': timm's and that of stages.network.graph.pooling.Pool",
     ):
         assert both in printed
+
+
+def test_a_task_of_another_package_is_run_with_the_head_that_it_comes_with(tmp_path):
+    (line,) = (text for language, text in write_plug_in(tmp_path, "A task") if language == "sh")
+    program, *arguments = shlex.split(line)
+    assert program == "cutonce"
+    assert "head-fair_linear: test balanced accuracy" in run(tmp_path, RUN, *arguments)
+
+
+def test_a_task_without_a_head_of_its_own_asks_for_one(tmp_path):
+    write_plug_in(tmp_path, "A task")
+    for metadata in tmp_path.glob("cutonce_heads-*.dist-info"):
+        shutil.rmtree(metadata)
+    error = run(
+        tmp_path,
+        "from stages.config.finetune import FinetuneConfig\n"
+        "from stages.config.heads import HeadConfig\n"
+        "for options in (HeadConfig(), FinetuneConfig()):\n"
+        "    try:\n        options.heads_for('fair')\n    except ValueError as error:\n        print(error)",
+    )
+    assert error.count("`task` fair has no head that is trained where none is named: no head is for it") == 2
 
 
 def test_a_source_of_another_package_is_in_help_and_errors(tmp_path):

@@ -51,7 +51,7 @@ class CachedDataset(Dataset[tuple[Any, Any]]):
     Raises
     ------
     ValueError
-        If there is no such split.
+        If there is no such split, or the cache or the manifest is a path: says what opens it.
     CacheInputError
         If samples have no row in this view; says how many.
     """
@@ -67,6 +67,16 @@ class CachedDataset(Dataset[tuple[Any, Any]]):
     ) -> None:
         if split is not None and split not in SPLITS:
             raise UsageError(f"split has to be one of {', '.join(map(repr, SPLITS))} or None for all, not {split!r}")
+        if not isinstance(cache, FeatureCache):
+            raise UsageError(
+                f"cache has to be a FeatureCache, not {cache!r}: cache.open_cache opens the folder of one, and "
+                "cache.find_caches lists those in a folder"
+            )
+        if not isinstance(manifest, Manifest):
+            raise UsageError(
+                f"manifest has to be a Manifest, not {manifest!r}: Manifest.load (stages.data.manifest) reads the "
+                "manifest.csv of a run, and load_manifest makes one of a DataConfig"
+            )
         manifest = manifest.by_image()
         rejected = cache.unreadable()
         indices = range(len(manifest)) if split is None else manifest.indices(split).tolist()

@@ -273,6 +273,8 @@ class TransferClassifier(ClassifierMixin, HeadEstimator):  # type: ignore[misc]
         """
         options = self._head_options(class_weights=self.class_weights)
         several = has_columns(y)
+        if not several:
+            _require_known_classes(y)
         require_features(X)
         features, targets = validate_data(
             self, X, y, dtype=[np.float32, np.float16], ensure_min_samples=2, multi_output=several
@@ -376,3 +378,26 @@ class TransferClassifier(ClassifierMixin, HeadEstimator):  # type: ignore[misc]
     def _task(self) -> SingleLabel:
         """Return the task, anew: it is no part of what is pickled."""
         return SingleLabel([str(number) for number in range(len(self.classes_))])
+
+
+def _require_known_classes(y: ArrayLike) -> None:
+    """Refuse text or objects of which some are None, NaN or pandas' NA, which is how a class is missing among them.
+
+    Raises
+    ------
+    DataError
+        That says of how many samples, and of which one first.
+    """
+    classes = np.asarray(y, dtype=None if hasattr(y, "dtype") else object)  # in a list of text NaN would become text
+    if classes.dtype != object or not classes.ndim:
+        return
+    missing = [number for number, name in enumerate(classes.ravel()) if _is_missing(name)]
+    if missing:
+        raise DataError(
+            f"y does not know the class of {len(missing)} of {len(classes)} samples, the first is sample {missing[0]}: "
+            "leave them out of X and y"
+        )
+
+
+def _is_missing(name: Any) -> bool:
+    return name is None or type(name).__name__ == "NAType" or (isinstance(name, float) and math.isnan(name))

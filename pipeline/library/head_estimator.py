@@ -83,8 +83,8 @@ class HeadEstimator(BaseEstimator):  # type: ignore[misc]
     def _head_options(self, **more: Any) -> HeadConfig:
         if not 0 < self.validation_fraction < 1:
             raise UsageError(f"validation_fraction has to lie between 0 and 1, not be {self.validation_fraction!r}")
-        c_options: dict[str, Any] = {} if self.c_values is None else {"c_values": tuple(self.c_values)}
-        return HeadConfig(head=(self.head,), scalers=tuple(self.scalers), cv=self.cv, **c_options, **more)
+        c_options: dict[str, Any] = {} if self.c_values is None else {"c_values": self.c_values}
+        return HeadConfig(head=(self.head,), scalers=self.scalers, cv=self.cv, **c_options, **more)
 
     def _drawn_seed(self) -> int:
         """Return a number as it is; of a random state, or none, one that is drawn."""
@@ -175,7 +175,9 @@ def has_columns(y: ArrayLike) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Return a parameter as JSON has it: numbers of NumPy as Python's, tuples as lists."""
+    """Return a parameter as JSON has it: numbers of NumPy as Python's, tuples and arrays as lists."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     if isinstance(value, (tuple, list)):
         return [_plain(part) for part in value]
     return value.item() if isinstance(value, np.generic) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from functools import partial
+from numbers import Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cache.errors import UsageError, alternatives
@@ -19,9 +20,12 @@ def require(name: str, value: Any, what: str, holds: Callable[[float], bool]) ->
     Raises
     ------
     UsageError
-        That says `what` the option has to be.
+        That says `what` the option has to be; of what is no number, as Python lets anything be, that it must be one.
     """
     numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if number is not None and not isinstance(number, Real):
+            raise UsageError(f"`{name}` {number!r} must be a number")
     if not all(number is None or holds(number) for number in numbers):
         text = f"{value:g}" if isinstance(value, (int, float)) else value
         raise UsageError(f"`{name}` {text} must be {what}")

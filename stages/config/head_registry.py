@@ -82,8 +82,24 @@ def head_names() -> tuple[str, ...]:
 
 
 def default_heads(task: str) -> tuple[str, ...]:
-    """Return the heads that are trained for a task where none is named, linear models first; nothing is imported."""
+    """Return the heads that are trained for a task where none is named, linear models first.
+
+    Nothing is imported, unless none of ours is: then those of other packages are asked, whose task it may be.
+
+    Raises
+    ------
+    UsageError
+        If there is none; names the heads that can be named.
+    """
     kinds = [kind for kind in HEADS.known.values() if task in kind.default_for]
+    if not kinds:
+        kinds = [kind for kind in map(find_head, HEADS.names()) if task in kind.default_for]
+    if not kinds:
+        able = names_where(lambda kind: not kind.tasks or task in kind.tasks)
+        raise UsageError(
+            f"`task` {task} has no head that is trained where none is named: "
+            + (f"name one, {able}" if able else "no head is for it")
+        )
     return tuple(
         kind.name for kind in sorted(kinds, key=lambda kind: (kind.in_epochs, kind.method != "linear", kind.name))
     )

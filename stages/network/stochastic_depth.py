@@ -36,7 +36,8 @@ def set_stochastic_depth(section: nn.Module, rate: float) -> int:
     if not drop_paths:
         raise UsageError(
             f"`drop_path` {rate:g}: what trains of this network has no branches with stochastic depth; leave it out, "
-            "or choose a network that has them (EfficientNet, ConvNeXt, ViTs of timm, Swin, MaxViT)"
+            "let blocks that have them train (`unfreeze`), or choose a network that has them (EfficientNet, ConvNeXt, "
+            "ViTs of timm, Swin, MaxViT)"
         )
     for number, name in enumerate(drop_paths, start=1):
         module = section.get_submodule(name)

@@ -152,7 +152,9 @@ def list_samples(options: DataConfig, progress: Progress | None = None) -> Sourc
     fitting = [source for source, takes_path in path_sources if takes_path(path)]
     if len(fitting) > 1:
         origins = " and ".join(SOURCES.origin(source.name) for source in fitting)
-        raise UsageError(f"`data` {data} is taken by {origins}: uninstall one of the two")
+        raise UsageError(
+            f"`data` {data} is taken by {origins}: let the `takes_path` of one take less, or uninstall its package"
+        )
     if fitting:
         return fitting[0].list(replace(options, data=str(path)), progress)
     if path.exists():

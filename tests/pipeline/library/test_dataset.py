@@ -119,3 +119,10 @@ def test_samples_found_unreadable_are_left_out(tmp_path):
     cache.mark_unreadable({ORDER[2]: "no image"})
     dataset = CachedDataset(cache, make_manifest(ORDER))
     assert dataset.manifest.keys == [key for key in ORDER if key != ORDER[2]]
+
+
+def test_a_path_in_place_of_what_it_leads_to_is_told(tmp_path):
+    with pytest.raises(ValueError, match=r"cache has to be a FeatureCache, not '.*': cache\.open_cache opens"):
+        CachedDataset(str(tmp_path), make_manifest(ORDER))
+    with pytest.raises(ValueError, match=r"manifest has to be a Manifest, not 'runs/photos': Manifest\.load"):
+        CachedDataset(make_cache(tmp_path), "runs/photos")

@@ -13,7 +13,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
@@ -182,6 +182,8 @@ def test_the_head_of_a_run_is_loaded_as_a_classifier():
         ({"class_weights": "even"}, "`class_weights` 'even' is not one that there is. There are none, balanced."),
         ({"validation_fraction": 1.5}, r"validation_fraction has to lie between 0 and 1, not be 1.5"),
         ({"c_values": ()}, "at least one value"),
+        ({"scalers": "standrad"}, "`scalers` 'standrad' is not one that there is. Did you mean 'standard'"),
+        ({"cv": StratifiedKFold(3)}, r"`cv` StratifiedKFold\(.*\) must be a number"),
         ({"cv": 40}, "40"),
         ({"metric": "r2"}, "no metric 'r2' for the task single_label"),
         ({"device": "gpu"}, "gpu"),
@@ -208,6 +210,35 @@ def test_settings_are_chosen_by_the_metric_that_is_named_or_goes_with_the_weight
     assert fitted.result_.task.primary == chosen_by
     fitted.save(tmp_path / "head")
     assert TransferClassifier.load(tmp_path / "head").metric == parameters.get("metric")
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ({"c_values": 0.1, "scalers": "standard"}, {"c_values": (0.1,), "scalers": ("standard",)}),
+        ({"c_values": "0.1,1"}, {"c_values": (0.1, 1.0)}),
+        ({"c_values": np.array([0.1, 1.0])}, {"c_values": [0.1, 1.0]}),
+    ],
+)
+def test_parameters_of_several_values_take_one_as_well_and_arrays(given, taken, tmp_path):
+    X, y = make_blobs(60, centers=3, cluster_std=6, random_state=0)
+    fitted, same = (
+        TransferClassifier("ridge", random_state=0, **parameters).fit(X, y) for parameters in (given, taken)
+    )
+    assert fitted.result_.settings == same.result_.settings
+    assert np.array_equal(fitted.predict_proba(X), same.predict_proba(X))
+    fitted.save(tmp_path / "head")
+    loaded = TransferClassifier.load(tmp_path / "head")
+    assert np.array_equal(loaded.fit(X, y).predict_proba(X), same.predict_proba(X))
+
+
+@pytest.mark.parametrize("unknown", [None, pd.NA])
+def test_samples_without_a_class_are_counted(unknown):
+    X, y = make_blobs(60, centers=3, random_state=0)
+    names = pd.Series([unknown if number in (7, 9) else f"class {label}" for number, label in enumerate(y)])
+    for classes in (names, names.astype("string") if unknown is pd.NA else names.to_list()):
+        with pytest.raises(ValueError, match="does not know the class of 2 of 60 samples, the first is sample 7"):
+            TransferClassifier("ridge").fit(X, classes)
 
 
 def test_too_little_to_learn_from_is_told():

@@ -129,7 +129,9 @@ def test_stochastic_depth_leaves_branches_out_in_training_alone(probe):
 
 def test_a_network_without_stochastic_depth_says_so(tmp_path):
     extractor = build_extractor(FeatureConfig(backbone="resnet18", weights="none", image_size=64, cache=tmp_path))
-    with pytest.raises(UsageError, match=r"`drop_path` 0.2.*no branches"):
+    with pytest.raises(
+        UsageError, match=r"`drop_path` 0.2.*no branches.*let blocks that have them train \(`unfreeze`\)"
+    ):
         build_transfer_model(extractor, LinearHead((512,), 3, 0.0), FinetuneConfig(unfreeze="layer4", drop_path=0.2))
 
 

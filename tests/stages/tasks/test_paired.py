@@ -107,3 +107,17 @@ def test_a_family_of_equal_methods_is_called_better_in_one_case_of_twenty_at_mos
 def test_results_of_unlike_numbers_of_samples_are_refused():
     with pytest.raises(ValueError, match="not those of the same samples"):
         compare(RIGHT, np.ones(4, bool), np.ones(3, bool))
+
+
+def test_two_shares_differ_by_no_more_than_all_of_them():
+    """Where two groups differ, Student's t alone would end beyond 100 points."""
+    all_right, some_wrong = (
+        TASK.statistic(torch.eye(3)[torch.isin(torch.arange(18), wrong).long()], torch.zeros(18, dtype=torch.int64))
+        for wrong in (torch.tensor([], dtype=torch.int64), torch.tensor([3, 6, 7]))
+    )
+    for pair, sign in (((all_right, some_wrong), 1), ((some_wrong, all_right), -1)):
+        compared = compare(TASK.metrics["accuracy"], *pair, np.repeat(np.arange(6), 3))
+        assert compared.method == "paired t"
+        assert compared.difference.value == pytest.approx(sign / 6)
+        assert (compared.difference.high if sign > 0 else compared.difference.low) == sign
+        assert compared.difference.low < 0 < compared.difference.high

@@ -55,7 +55,9 @@ def test_a_path_of_two_sources_is_an_error_that_names_both(tmp_path, monkeypatch
         raise AssertionError
 
     (tmp_path / "index").touch()
-    with pytest.raises(UsageError, match=r"is taken by .*list_folder and .*list_indexed"):
+    with pytest.raises(
+        UsageError, match=r"is taken by .*list_folder and .*list_indexed: let the `takes_path` of one take"
+    ):
         list_samples(DataConfig(str(tmp_path)))
 
 
