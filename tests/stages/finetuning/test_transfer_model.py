@@ -50,6 +50,19 @@ def test_what_lies_before_the_first_block_goes_with_it(tmp_path):
     assert set(trained_names(upper)) == {name for names_of_block in blocks.values() for name in names_of_block}
 
 
+def test_a_block_that_the_network_calls_head_is_not_the_head(tmp_path):
+    options = FeatureConfig(backbone="timm:test_mambaout", weights="none", image_size=32, device="cpu", cache=tmp_path)
+    extractor = build_extractor(options)
+    upper = build_transfer_model(extractor, LinearHead(extractor.row_shape, 3), FinetuneConfig(unfreeze="2"))
+    blocks = dict(upper.blocks)
+    assert list(blocks) == ["head", "network's head", "stages.3"]
+    assert set(blocks["head"]) == {"head.output.weight", "head.output.bias"}
+    assert "top.head.norm.weight" in blocks["network's head"]
+    assert upper.trained == ("network's head", "stages.3")
+    upper.train_only(["head"])
+    assert trained_names(upper) == set(blocks["head"])
+
+
 def test_a_list_trains_just_those_layers_and_an_inversion_the_others(probe):
     listed = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="blocks.3,blocks.5"))
     assert listed.trained == ("blocks.5", "blocks.3")
