@@ -8,7 +8,7 @@ import torch
 from timm.layers.drop import DropPath
 from torch import nn
 
-from cache.errors import DataError
+from cache.errors import DataError, UsageError
 from stages.config.finetune import FinetuneConfig
 from stages.data.augment.mixup import MixupCutmix
 from stages.finetuning.problem import FinetuneProblem
@@ -134,6 +134,15 @@ def test_a_fingerprint_tells_heads_apart_that_have_the_same_weights(probe):
     rows, labels = np.eye(6, width, dtype=np.float32), np.arange(6) % 3
     votes = [training_fingerprint(replace(problem(probe), head=KNNHead.from_rows(rows, labels, 3, k))) for k in (1, 5)]
     assert votes[0] != votes[1]
+
+
+@pytest.mark.parametrize(
+    "zeros", [{"lr_find": "start", "lr": 0, "head_lr": 0}, {"lr_find": "each", "unfreeze_every": 1, "lr": 0}]
+)
+def test_a_range_test_of_rates_of_zero_is_refused_before_anything_is_trained(zeros):
+    with pytest.raises(UsageError, match="leave out the `lr` or `head_lr` of 0"):
+        FinetuneConfig(**zeros)
+    FinetuneConfig(lr_find="start", lr=0)  # the head's alone
 
 
 def test_without_an_image_to_train_or_to_validate_on_nothing_begins(probe):
