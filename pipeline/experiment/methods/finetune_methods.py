@@ -97,6 +97,12 @@ _OTHER_NAME = "a `name` of its own, "
 
 def run_finetunings(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> list[Result]:
     """Fine-tune, and train the baselines that are asked for, one result each."""
+    if head.class_weights == "balanced":
+        _say(
+            experiment.rank,
+            "note: `class_weights` balanced is for heads: fine-tuning starts from such a one, its images count alike, "
+            f"and its epoch is chosen by {experiment.task.primary}",
+        )
     return [run_finetune(experiment, config, head) for config in _trainings(options)]
 
 
