@@ -306,7 +306,7 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
     reinitialized: tuple[str, ...] = ()
     if options.reinit is not None:
         reinitialized = _layers_to_reinit(extractor, boundary, options, names)
-        reinit_parameters(top, reinitialized, options.init, seed)
+        reinit_parameters(top, reinitialized, options.init, seed, extractor.backbone.module)
     if options.drop_path is not None:
         set_stochastic_depth(top, options.drop_path)
     trainable = add_lora(top, boundary.trainable, options.lora, seed) if options.lora else boundary.trainable
