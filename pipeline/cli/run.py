@@ -60,7 +60,11 @@ def run(
     from pipeline.cli.output import echo
     from pipeline.experiment.compare_runs import publish
     from pipeline.experiment.experiment import Experiment
-    from pipeline.experiment.methods.finetune_methods import require_same_finetunings, run_finetunings
+    from pipeline.experiment.methods.finetune_methods import (
+        require_same_finetunings,
+        run_finetunings,
+        run_starting_head,
+    )
     from pipeline.experiment.methods.head_methods import require_heads, require_same_features_of_heads
     from pipeline.experiment.methods.mixture import run_mixture
     from pipeline.experiment.methods.outer_test import require_no_folds, run_on_features
@@ -103,6 +107,8 @@ def run(
         report = extract_features(extractor, manifest, directory)
         if features.strict and report.skipped:
             raise DataError(f"{len(report.skipped)} images could not be read (--strict)")
+        if not skip_finetune:
+            run_starting_head(experiment, finetune, head, names)
         run_on_features(experiment, names, head)
         if not skip_finetune:
             run_finetunings(experiment, finetune, head)

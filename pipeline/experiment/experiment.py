@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 
 from cache import key_of_bytes
 from cache.errors import DataError
@@ -21,7 +22,7 @@ from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import drop_unreadable
 from stages.runtime.cost import Cost
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
-from stages.tasks.base import Task
+from stages.tasks.base import Statistics, Task
 
 
 class OuterTest(NamedTuple):
@@ -113,14 +114,20 @@ class Experiment:
             return
         for split in ("val", "test"):
             targets = self.split(split).targets
-            outputs = torch.zeros(len(targets), self.task.out_features)
-            if len(targets) and math.isnan(
-                metric.score(self.task.statistic(self.task.activate(outputs), torch.from_numpy(targets)))
-            ):
+            if len(targets) and math.isnan(metric.score(self._answered_right(targets))):
                 raise DataError(
                     f"{metric.label} is not defined for the {len(targets)} {split} samples: what is true of them does "
                     "not vary. Give more samples, or larger splits (`test_size`, `val_size`)"
                 )
+
+    def _answered_right(self, targets: NDArray[Any]) -> Statistics:
+        """Return the statistics of right answers: of these, too, a metric is not defined where nothing varies.
+
+        An answer that is the same for all would not do, of which no rank correlation is defined.
+        """
+        shares = self.task.soft_target(torch.from_numpy(targets)).nan_to_num()
+        outputs = shares if self.task.outputs == "values" else 2 * shares - 1
+        return self.task.statistic(self.task.activate(outputs), torch.from_numpy(targets))
 
     def fingerprint(self, settings: Mapping[str, Any], features: str | None = None) -> str:
         """Return the digest of all that shapes a method trained with these settings.

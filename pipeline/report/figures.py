@@ -410,7 +410,7 @@ def rate_schedule(rates: NDArray[np.float64], blocks: Sequence[str], steps_per_e
     """
     rates_by_block = {block: rates[:, group] for group, block in enumerate(blocks)}
     highest = [float(block_rates.max()) for block_rates in rates_by_block.values()]
-    far_apart = max(highest) > 4 * min(highest)
+    far_apart = max(highest) > 4 * min(highest) > 0  # a rate of 0 has no place on a scale of powers
     with styled():
         figure = Figure(figsize=(3.9, 2.7), layout="constrained")
         axes = figure.add_subplot()
@@ -425,7 +425,7 @@ def rate_schedule(rates: NDArray[np.float64], blocks: Sequence[str], steps_per_e
             axes.yaxis.set_minor_locator(NullLocator())
             axes.yaxis.set_major_formatter(_power_of_ten)
         else:
-            axes.set_ylim(0, max(highest) * 1.08)
+            axes.set_ylim(0, max(highest) * 1.08 or 1.0)
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.yaxis.set_major_formatter(_short_number)
         if len(rates_by_block) > 1:

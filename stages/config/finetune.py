@@ -218,6 +218,12 @@ class FinetuneConfig:
                     raise UsageError(f"`lora` {self.lora} with `{option}`: {instead}")
         if self.lr_find == "each" and not self.unfreeze_every:
             raise UsageError("`lr_find` each is for `unfreeze_every`; use `lr_find` start")
+        if (self.lr_find == "each" and not self.lr * self.head_lr) or (
+            self.lr_find == "start" and not self.lr + self.head_lr
+        ):
+            raise UsageError(
+                f"`lr_find` {self.lr_find} raises rates that are above 0; leave out the `lr` or `head_lr` of 0"
+            )
         if self.name is not None and not re.fullmatch(r"[\w.+-]+", self.name):
             raise UsageError(f"`name` {self.name!r} becomes the name of a folder: letters, digits and . + - _ only")
 

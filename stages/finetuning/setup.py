@@ -21,7 +21,9 @@ from stages.finetuning.cached_batches import CachedBatches, boundary_extractor, 
 from stages.finetuning.image_batches import ImageBatches
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import TransferModel, build_transfer_model
+from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.base import Head
+from stages.network.heads.knn import KNNHead
 from stages.tasks.base import Task
 from stages.training.checkpoint import TrainingFingerprint
 from stages.training.config import TrainConfig
@@ -51,11 +53,25 @@ def training_fingerprint(problem: FinetuneProblem) -> TrainingFingerprint:
         "augment": as_version_1({"augment": extractor.options.augment})["augment"],
         "views": extractor.options.views if options.from_cache else None,
         "weights of the head": digest.hexdigest()[:16],
+        **_beside_weights(problem),
         "images and labels": key_of_bytes("".join(manifest.keys).encode() + _bytes_of_targets(manifest)),
         "splits": key_of_bytes(" ".join(manifest.splits).encode()),
         "seed": problem.seed,
         **({} if (task := problem.task.to_json()).get("primary") is None else {"metric": task["primary"]}),
     }
+
+
+def _beside_weights(problem: FinetuneProblem) -> TrainingFingerprint:
+    """Return what the head does that its weights do not tell, where two that differ in it may have the same ones.
+
+    Fitted to maxima, a head has other weights than fitted to means; one that knows nothing has the same.
+    """
+    head = problem.head
+    inner = head.inner if isinstance(head, AggregatedHead) else head
+    told: dict[str, str | int] = {"n_neighbors": inner.k} if isinstance(inner, KNNHead) else {}
+    if isinstance(head, AggregatedHead) and problem.config.init_head == "new" and head.aggregate.kind != "mean":
+        told["aggregate"] = head.aggregate.kind  # trainings on means were kept without it
+    return told
 
 
 def _bytes_of_targets(manifest: Manifest) -> bytes:

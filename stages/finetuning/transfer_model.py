@@ -37,6 +37,9 @@ from stages.training.sample_images import Inputs, SampleImages
 HEAD = "head"
 """What ``--unfreeze`` says where the head alone trains, and the name of the topmost block."""
 
+_HEAD_OF_NETWORK = "network's head"
+"""What a block is called that a network itself calls head, of which layers lie below the cut."""
+
 
 class TrainableTop(nn.Module):
     """What trains: output of the boundary, float [b, ...] -> logits [b, classes].
@@ -303,7 +306,7 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
     reinitialized: tuple[str, ...] = ()
     if options.reinit is not None:
         reinitialized = _layers_to_reinit(extractor, boundary, options, names)
-        reinit_parameters(top, reinitialized, options.init, seed)
+        reinit_parameters(top, reinitialized, options.init, seed, extractor.backbone.module)
     if options.drop_path is not None:
         set_stochastic_depth(top, options.drop_path)
     trainable = add_lora(top, boundary.trainable, options.lora, seed) if options.lora else boundary.trainable
@@ -446,7 +449,8 @@ def _blocks(
         block = next((candidate for candidate in network_blocks if has_prefix(name, (candidate,))), block)
         if has_prefix(name, trainable):
             names_by_block.setdefault(block, []).append(f"top.{name}")
-    yield from ((name, tuple(names)) for name, names in reversed(names_by_block.items()))
+    for name, names in reversed(names_by_block.items()):
+        yield (_HEAD_OF_NETWORK if name == HEAD else name), tuple(names)
 
 
 def _parameters(model: TrainableTop) -> list[tuple[str, nn.Parameter]]:

@@ -48,7 +48,11 @@ _LOGIT_SCALE = math.log(10)
 
 
 def reinit_parameters(
-    module: nn.Module, prefixes: Collection[str], scheme: Scheme = "kaiming", seed: int = 0
+    module: nn.Module,
+    prefixes: Collection[str],
+    scheme: Scheme = "kaiming",
+    seed: int = 0,
+    network: nn.Module | None = None,
 ) -> tuple[str, ...]:
     """Draw every parameter below the prefixes anew, and forget the statistics there; everything else stays as it is.
 
@@ -75,6 +79,8 @@ def reinit_parameters(
         How the weights of convolutions and linear layers are drawn.
     seed
         Another one gives other weights.
+    network
+        That `module` is a section of. A layer that was traced through has left its tensors there and not its kind.
 
     Returns
     -------
@@ -93,7 +99,8 @@ def reinit_parameters(
         for name, tensor in _own_state(layer).items():
             full = f"{path}.{name}" if path else name
             if has_prefix(full, prefixes):
-                draws[full] = (tensor, _draw(layer, name, full, scheme))
+                kind = network.get_submodule(path) if network is not None and type(layer) is nn.Module else layer
+                draws[full] = (tensor, _draw(kind, name, full, scheme))
     with torch.no_grad():
         for full, (tensor, draw) in draws.items():
             # rounded here: Apple's GPU has no float64

@@ -110,6 +110,8 @@ def _compare(
     value = metric.score(statistics_a) - metric.score(statistics_b)
     if math.isnan(value):
         return Compared(Difference(value, math.nan, math.nan), 1.0, "not defined")
+    if units.count < 2:  # how far other samples differ is not known
+        return Compared(Difference(value, min(value, 0.0), max(value, 0.0)), 1.0, "bootstrap")
     if units.index is not None and units.count < FEWEST_GROUPS:
         error = standard_error(metric, statistics_a, groups, against=statistics_b)
         return _of_error(value, error * widened, units.count - 1)
@@ -119,6 +121,8 @@ def _compare(
         return Compared(Difference(0.0, 0.0, 0.0), 1.0, "bootstrap")
     # what the widened interval says of 0, the interval says of a value nearer to its middle
     p_value = expanded_level(made, units.count, value * (1 - 1 / widened))
+    if p_value >= 0.05:  # of fewer than five units no resample lies as far out as their interval would have to reach
+        low, high = min(low, 0.0), max(high, 0.0)
     return Compared(Difference(value, low, high), p_value, "bootstrap")
 
 

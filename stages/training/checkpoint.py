@@ -63,6 +63,8 @@ class CheckpointFile:
             with atomic_path(self.path) as temporary, temporary.open("wb") as file:
                 torch.save({"version": _VERSION, "identity": self._identity, "state": dict(state)}, file)
         except (OSError, RuntimeError) as error:  # torch's writer has no more to say of a full disk than RuntimeError
+            if isinstance(error.__context__, KeyboardInterrupt):  # in a write: torch's writer then misses its bytes
+                raise error.__context__ from None
             if is_lost(error):
                 raise
             raise CutonceError(

@@ -95,7 +95,7 @@ def lr_find(
     Raises
     ------
     UsageError
-        If the range is none, or there is no such block.
+        If the range is none, there is no such block, or its rate, or that of all, is 0.
     CutonceError
         If the loss is not finite from the very beginning.
     """
@@ -106,6 +106,12 @@ def lr_find(
     blocks = list(dict.fromkeys(group.get("block") for group in run.optimizer.param_groups))
     if block is not None and block not in blocks:
         raise UsageError(f"there is no block {block!r} that trains.{suggestion(block, map(str, blocks))}")
+
+    if not any(group["lr"] for group in run.optimizer.param_groups if block in (None, group.get("block"))):
+        raise UsageError(
+            f"a range test raises rates in their own proportion, and the rate of {block or 'all blocks'} is 0: "
+            "give one above 0"
+        )
 
     # copied together, the optimizer's copy is over the parameters of the model's copy
     trial, trial_optimizer = copy.deepcopy((run.model, run.optimizer))

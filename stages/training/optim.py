@@ -6,6 +6,7 @@ schedules and checkpoints hold from beginning to end.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -161,7 +162,9 @@ def create_optimizer(name: str, groups: list[Group], momentum: float = 0.9) -> O
         return make(groups, momentum)
     if name == "sgd" and momentum == 0:
         name = "momentum"  # torch refuses Nesterov's with none
-    return create_optimizer_v2(groups, opt=name, momentum=momentum, **_fused(name, groups))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*opt_einsum")  # with which kron would be quicker, and no other
+        return create_optimizer_v2(groups, opt=name, momentum=momentum, **_fused(name, groups))
 
 
 def optimizers() -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache import key_of_bytes
+from cache.errors import UsageError
 from cache.kept import drop_file
 from pipeline.evaluation.method_folders import made_whole
 from pipeline.evaluation.predictions import Predictions
@@ -53,7 +55,7 @@ from pipeline.report.figures import range_test_curves, rate_schedule, save_plot
 from pipeline.run_layout import CONTACT_SHEET, HEAD_WITHOUT_VAL, MODEL_CARD, NEXT_CONTACT_SHEET, RANGE_TEST, RATES
 from pipeline.text import byte_count, duration, format_count
 from stages.config.finetune import FinetuneConfig
-from stages.config.heads import HeadConfig
+from stages.config.heads import HeadConfig, HeadName
 from stages.config.version_1 import OLD_METHODS
 from stages.data.augment.contact_sheet import contact_sheet
 from stages.data.augment.mixup import MixupCutmix
@@ -97,6 +99,12 @@ _OTHER_NAME = "a `name` of its own, "
 
 def run_finetunings(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> list[Result]:
     """Fine-tune, and train the baselines that are asked for, one result each."""
+    if head.class_weights == "balanced":
+        _say(
+            experiment.rank,
+            "note: `class_weights` balanced is for heads: fine-tuning starts from such a one, its images count alike, "
+            f"and its epoch is chosen by {experiment.task.primary}",
+        )
     return [run_finetune(experiment, config, head) for config in _trainings(options)]
 
 
@@ -108,14 +116,39 @@ def require_same_finetunings(experiment: Experiment, options: FinetuneConfig, he
     Raises
     ------
     UsageError
-        If there is such a method, and it may not be replaced.
+        If there is such a method, and it may not be replaced; or if two of these would be one.
     """
+    _require_names_of_their_own(options)
     configs = () if experiment.overwrite else _trainings(options)
     for config in (_resolved(experiment, config) for config in configs):
         method_dir = _method_dir(experiment.directory, transfer_method(config), name_of(config))
         made_with = {**options_of(experiment), **head.resolved(), **asdict(config)}
         require_same_features(method_dir, experiment.extractor.fingerprints, made_with, _OTHER_NAME)
         require_same_settings(method_dir, made_with, _SHAPING, _OTHER_NAME)
+
+
+def _require_names_of_their_own(options: FinetuneConfig) -> None:
+    folders = [f"{transfer_method(config)}-{name_of(config)}" for config in _trainings(options)]
+    for name, folder in zip(options.baselines, folders[1:], strict=True):
+        if folder == folders[0]:
+            raise UsageError(
+                f"`unfreeze` {options.unfreeze} and `baselines` {name} would both be {folder} in the run: leave out "
+                "the baseline, or give a `name`"
+            )
+
+
+def run_starting_head(
+    experiment: Experiment, options: FinetuneConfig, head: HeadConfig, others: Collection[HeadName]
+) -> None:
+    """Train the head that a fine-tuning starts from before an ensemble is made, of which it is one.
+
+    Only where it is none of the `others` that are trained, and the run has none: the same command, given again, would
+    find it there, and make another ensemble.
+    """
+    name = options.for_task(experiment.task.name).init_head
+    assert name is not None, "of a task"
+    if name != "new" and name not in others and read_recipe(experiment.directory / head_dir_name(name)) is None:
+        _starting_head(experiment, _resolved(experiment, options), by_validation_alone(experiment, head))
 
 
 def _resolved(experiment: Experiment, options: FinetuneConfig) -> FinetuneConfig:

@@ -329,6 +329,30 @@ def test_predict_searches_folders_and_lists_what_it_cannot_read(finished, capsys
     assert "broken.jpg" in out
 
 
+@pytest.mark.parametrize(
+    "options", ["--unfreeze head --baselines uncached", "--unfreeze all --reinit all --baselines scratch"]
+)
+def test_a_baseline_that_is_the_fine_tuning_itself_is_refused_first(
+    photographs, capsys, tmp_path, options, monkeypatch
+):
+    monkeypatch.setattr(FrozenTrunk, "forward", None)
+    common = ["--data", photographs, *SMALL, "--cache", tmp_path / "cache", "--out", tmp_path / "run"]
+    code, _, error = call(capsys, "run", *common, "--head", "ridge", *options.split())
+    assert code == 2
+    assert "leave out the baseline, or give a --name" in error
+
+
+def test_the_head_that_fine_tuning_starts_from_is_in_the_ensemble_the_first_time_too(photographs, capsys, tmp_path):
+    common = ["--data", photographs, *SMALL, "--cache", tmp_path / "cache", "--out", tmp_path / "run"]
+    command = ["run", *common, "--head", "ridge", "--unfreeze", "1", "--epochs", "1", "--num-workers", "0"]
+    code, first, _ = call(capsys, *command)
+    assert (code, "ensemble-greedy" in first) == (0, True)
+    left = {path: path.read_bytes() for path in (tmp_path / "run" / "seed-0").rglob("*.safetensors")}
+    code, _, _ = call(capsys, *command)
+    assert code == 0
+    assert {path: path.read_bytes() for path in (tmp_path / "run" / "seed-0").rglob("*.safetensors")} == left
+
+
 def test_a_training_that_stops_while_it_replaces_another_leaves_that_as_it_was(
     photographs, capsys, tmp_path, monkeypatch
 ):

@@ -48,6 +48,25 @@ def test_splits_that_a_metric_says_nothing_of_are_refused_before_training(experi
     replace(experiment, manifest=varied).require_defined_scores()  # though answers that are all the same have no ranks
 
 
+@pytest.mark.parametrize("constant", [0.0, 2.0])
+def test_a_kappa_of_samples_of_one_class_is_refused_whatever_is_predicted(experiment, constant):
+    manifest, task = experiment.manifest, Regression(levels=("mild", "moderate", "severe"))
+    targets = np.arange(len(manifest), dtype=np.float64)[:, None] % 3
+    replace(experiment, manifest=replace(manifest, task=task, targets=targets)).require_defined_scores()
+    targets[manifest.indices("test")] = constant
+    with pytest.raises(DataError, match="quadratic kappa is not defined for the 6 test samples"):
+        replace(experiment, manifest=replace(manifest, task=task, targets=targets)).require_defined_scores()
+
+
+def test_a_rank_correlation_of_numbers_that_vary_is_not_refused(experiment):
+    manifest, task = experiment.manifest, Regression(primary="spearman")
+    targets = np.arange(len(manifest), dtype=np.float64)[:, None]
+    replace(experiment, manifest=replace(manifest, task=task, targets=targets)).require_defined_scores()
+    targets[manifest.indices("val")] = 3.0
+    with pytest.raises(DataError, match="rank correlation is not defined for the 3 val samples"):
+        replace(experiment, manifest=replace(manifest, task=task, targets=targets)).require_defined_scores()
+
+
 def test_fingerprint_changes_with_all_that_shapes_a_method_and_nothing_else(experiment):
     settings, manifest = {"cv": 3}, experiment.manifest
     same = experiment.fingerprint(settings)

@@ -190,6 +190,15 @@ def test_rates_are_a_line_for_each_block_named_in_its_color_beside_its_peak():
     assert not figures.rate_schedule(SCHEDULE[:, :1], ["head"], 10).axes[0].texts
 
 
+@pytest.mark.parametrize("highest", [[1e-4, 0.0], [0.0, 1e-4, 1e-6], [0.0, 0.0]])
+@pytest.mark.filterwarnings("error")
+def test_a_rate_of_zero_is_drawn_as_zero(tmp_path, highest):
+    rates = lr_trace(LRScheduleConfig("cosine"), highest, 10, 4)
+    figure = figures.rate_schedule(rates, [f"block {number}" for number in range(len(highest))], 10)
+    figures.save_plot(figure, tmp_path / "rates.png")
+    assert figure.axes[0].get_yscale() == "linear"
+
+
 def test_rates_far_apart_share_a_logarithmic_axis_on_which_all_can_be_read():
     scales = []
     for factor in (0.5, 0.01):

@@ -2,17 +2,21 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from timm.layers.drop import DropPath
 from torch import nn
 
-from cache.errors import DataError
+from cache.errors import DataError, UsageError
 from stages.config.finetune import FinetuneConfig
 from stages.data.augment.mixup import MixupCutmix
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.setup import FinetuneSetup, make_mixing, training_fingerprint
 from stages.finetuning.transfer_model import HEAD
+from stages.network.aggregate import Aggregate
+from stages.network.heads.aggregated import AggregatedHead
+from stages.network.heads.knn import KNNHead
 
 PLAIN = FinetuneConfig(unfreeze="blocks.5", epochs=4, lr=1e-3, head_lr=5e-3, finetune_batch_size=8, num_workers=0)
 
@@ -116,6 +120,29 @@ def test_a_fingerprint_changes_with_what_shapes_a_training_and_with_nothing_else
         }
         assert len(differing) == 1, name
     assert training_fingerprint(replace(problem(probe), head=probe.ignorant())) != plain
+
+
+def test_a_fingerprint_tells_heads_apart_that_have_the_same_weights(probe):
+    new = replace(problem(probe), config=replace(PLAIN, init_head="new"))
+    width = probe.extractor.row_shape[0]
+
+    def on_rows(kind):
+        return replace(new, head=AggregatedHead(Aggregate(kind, 2, width), probe.head))
+
+    means, maxima = training_fingerprint(on_rows("mean")), training_fingerprint(on_rows("max"))
+    assert maxima == {**means, "aggregate": "max"}
+    rows, labels = np.eye(6, width, dtype=np.float32), np.arange(6) % 3
+    votes = [training_fingerprint(replace(problem(probe), head=KNNHead.from_rows(rows, labels, 3, k))) for k in (1, 5)]
+    assert votes[0] != votes[1]
+
+
+@pytest.mark.parametrize(
+    "zeros", [{"lr_find": "start", "lr": 0, "head_lr": 0}, {"lr_find": "each", "unfreeze_every": 1, "lr": 0}]
+)
+def test_a_range_test_of_rates_of_zero_is_refused_before_anything_is_trained(zeros):
+    with pytest.raises(UsageError, match="leave out the `lr` or `head_lr` of 0"):
+        FinetuneConfig(**zeros)
+    FinetuneConfig(lr_find="start", lr=0)  # the head's alone
 
 
 def test_without_an_image_to_train_or_to_validate_on_nothing_begins(probe):

@@ -13,6 +13,7 @@ from stages.config.finetune import FinetuneConfig
 from stages.config.registry import ENGINES
 from stages.extraction.engine import on_accelerator, on_cores, register_engine
 from stages.extraction.extractor import build_extractor
+from stages.finetuning.baselines import baseline
 from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.transfer_model import build_transfer_model
 from stages.fitting.fit_head import head_probabilities
@@ -48,6 +49,29 @@ def test_what_lies_before_the_first_block_goes_with_it(tmp_path):
     blocks = dict(upper.blocks)
     assert {"top.cls_token", "top.pos_embed"} <= set(blocks["patch_embed"])
     assert set(trained_names(upper)) == {name for names_of_block in blocks.values() for name in names_of_block}
+
+
+@pytest.mark.parametrize("backbone", ["timm:test_vit", "timm:test_convnext"])
+def test_networks_whose_normalisation_is_traced_through_begin_from_scratch(backbone, tmp_path):
+    extractor = build_extractor(FeatureConfig(backbone=backbone, weights="none", cache=tmp_path))
+    scratch = baseline(FinetuneConfig(), "scratch")
+    upper = build_transfer_model(extractor, LinearHead(extractor.row_shape, 3, 0.0), scratch)
+    norms = [value for name, value in upper.model.top.named_parameters() if "norm" in name and name.endswith("weight")]
+    assert len(norms) > 5
+    assert all(torch.equal(value, torch.ones_like(value)) for value in norms)
+
+
+def test_a_block_that_the_network_calls_head_is_not_the_head(tmp_path):
+    options = FeatureConfig(backbone="timm:test_mambaout", weights="none", image_size=32, device="cpu", cache=tmp_path)
+    extractor = build_extractor(options)
+    upper = build_transfer_model(extractor, LinearHead(extractor.row_shape, 3), FinetuneConfig(unfreeze="2"))
+    blocks = dict(upper.blocks)
+    assert list(blocks) == ["head", "network's head", "stages.3"]
+    assert set(blocks["head"]) == {"head.output.weight", "head.output.bias"}
+    assert "top.head.norm.weight" in blocks["network's head"]
+    assert upper.trained == ("network's head", "stages.3")
+    upper.train_only(["head"])
+    assert trained_names(upper) == set(blocks["head"])
 
 
 def test_a_list_trains_just_those_layers_and_an_inversion_the_others(probe):

@@ -159,6 +159,25 @@ def test_a_layers_weights_depend_on_the_seed_and_its_name_alone():
     assert not torch.equal(whole.layer4[0].conv2.weight, whole.layer4[1].conv1.weight)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_section_that_was_traced_through_its_layers_is_drawn_as_the_network_is(name):
+    cut_graph = graph(name)
+    section = copy.deepcopy(cut_graph.section(None, None))
+    whole = copy.deepcopy(cut_graph.module)
+    names = {key for key, _ in section.named_parameters()}
+    assert names <= {*reinit_parameters(section, ("",), network=cut_graph.module)}
+    reinit_parameters(whole, ("",))
+    for key, tensor in section.named_parameters():
+        assert torch.equal(tensor, whole.state_dict()[key]), key
+
+
+def test_layer_scale_in_a_section_begins_at_what_the_network_was_made_with():
+    network = timm.create_model("deit3_small_patch16_224", depth=1, init_values=0.25).eval()
+    section = copy.deepcopy(CutGraph(network, 224).section(None, None))
+    reinit_parameters(section, ("",), network=network)
+    assert_all("gamma", section.state_dict()["blocks.0.ls1.gamma"], 0.25)
+
+
 def test_the_numbers_are_the_same_on_every_machine():
     layer = nn.Sequential(nn.Linear(64, 32))
     reinit_parameters(layer, ("0",))

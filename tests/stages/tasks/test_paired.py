@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 from statsmodels.stats.multitest import multipletests
 
-from stages.tasks.base import mean_metric
+from stages.tasks.base import find_metric, mean_metric
+from stages.tasks.dense import Dense
 from stages.tasks.paired import compare, holm
 from stages.tasks.proportions import difference_of_shares, mcnemar
 from stages.tasks.single_label import SingleLabel
@@ -60,6 +61,19 @@ def test_an_interval_holds_0_just_where_its_p_value_is_no_less_than_5_percent(me
         a, b = random.random(60), random.random(60)
         a, b = (a < 0.85, b < 0.85 - 0.06 * seed) if metric is RIGHT else (a, b + 0.06 * seed)
     compared = compare(metric, a, b, numbers, resamples=500, widened=widened)
+    value, low, high = compared.difference
+    assert low <= value <= high
+    assert (low > 0 or high < 0) == (compared.p_value < 0.05)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("seed", range(8))
+def test_an_interval_of_very_few_images_holds_0_where_its_p_value_says_so(n, seed):
+    task = Dense(("sky", "road"))
+    random = np.random.default_rng(seed)
+    b = random.integers(1, 50, (n, 2, 2))
+    a = b + random.integers(1, 200) * np.eye(2, dtype=np.int64)  # better on every image
+    compared = compare(find_metric(task), a, b, resamples=500)
     value, low, high = compared.difference
     assert low <= value <= high
     assert (low > 0 or high < 0) == (compared.p_value < 0.05)

@@ -1,8 +1,11 @@
+import io
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,6 +97,26 @@ def test_a_full_disk_is_said_and_the_former_checkpoint_stays(tmp_path, full_disk
     with pytest.raises(CutonceError, match=r"checkpoint\.pt cannot be written"):
         checkpoints.save({"step": 2, "weights": torch.zeros(100_000)})
     assert checkpoints.load() == {"step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize("write", [1, 2, 3])
+def test_an_interrupt_while_it_is_written_does_not_pass_for_a_full_disk(tmp_path, monkeypatch, write):
+    class Interrupted(io.FileIO):
+        writes = 0
+
+        def write(self, data):
+            self.writes += 1
+            if self.writes == write:
+                signal.raise_signal(signal.SIGINT)
+            return super().write(data)
+
+    checkpoint = CheckpointFile(tmp_path / "checkpoint.pt", {}, 0.0)
+    checkpoint.save({"weights": torch.ones(4)})
+    monkeypatch.setattr(Path, "open", lambda path, mode: Interrupted(path, mode))
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save({"weights": torch.zeros(100_000)})
+    assert torch.equal(checkpoint.load()["weights"], torch.ones(4))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 

@@ -220,6 +220,13 @@ def test_impossible_ranges_and_unknown_blocks_are_refused(options, said):
         lr_find(run_of(model, optimizer), **options)
 
 
+@pytest.mark.parametrize(("block", "said"), [(None, "the rate of all blocks is 0"), ("body", "the rate of body is 0")])
+def test_rates_of_zero_have_no_proportion_and_are_refused(block, said):
+    model, optimizer = in_training(rate=0.0)
+    with pytest.raises(UsageError, match=said):
+        lr_find(run_of(model, optimizer), block=block)
+
+
 def test_a_network_that_overflows_by_itself_and_a_lack_of_batches_are_said():
     model, optimizer = in_training()
     with pytest.raises(DataError, match="no batch"):

@@ -174,6 +174,11 @@ def test_momentum_is_nesterovs_for_sgd_and_none_for_zero():
         create_optimizer("sgd", group(), 1.0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_optimizer_says_nothing_of_packages_that_would_make_it_quicker():
+    create_optimizer("kron", everything(small()))
+
+
 def test_an_unknown_optimizer_is_refused_with_the_nearest_name():
     with pytest.raises(UsageError, match=r"`opt` admw: .* Did you mean .*'adamw'"):
         create_optimizer("admw", [{"params": [nn.Parameter(torch.ones(1))], "lr": 0.1}])

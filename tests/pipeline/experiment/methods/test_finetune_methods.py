@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.methods.finetune_methods import _starting_head, run_finetune
+from pipeline.experiment.methods.finetune_methods import _starting_head, run_finetune, run_finetunings
 from pipeline.experiment.methods.head_methods import run_heads
 from pipeline.export.equality import compare_with_run, samples_of_run
 from pipeline.library.export_model import export_model, open_trained
@@ -48,6 +48,13 @@ def test_a_head_that_the_run_has_otherwise_is_left_alone_and_another_one_is_fitt
         assert torch.equal(tensor, saved.state_dict()[name])
     other, _ = load_head(experiment.directory / "linear-ridge" / "head-without-val.safetensors")
     assert any(not torch.equal(tensor, other.state_dict()[name]) for name, tensor in head.state_dict().items())
+
+
+def test_weights_of_classes_are_said_to_be_for_heads(experiment, caplog):
+    options = replace(RIDGE, unfreeze="1", epochs=1, num_workers=0)
+    with caplog.at_level("INFO", logger="cutonce"):
+        run_finetunings(experiment, options, HeadConfig(class_weights="balanced"))
+    assert sum("`class_weights` balanced is for heads" in record.message for record in caplog.records) == 1
 
 
 def test_a_network_tuned_by_lora_is_saved_and_exported_as_a_plain_one(photographs, tmp_path):
