@@ -67,7 +67,7 @@ def finetune(
             )
             extractor = take_features(built, manifest, out, say=rank.is_main, one_view=True)
             require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), head, option="init_head")
-            require_trainable(extractor, finetune, manifest, rank)
+            require_trainable(extractor, finetune, manifest, rank, balanced=head.class_weights == "balanced")
             experiment = Experiment(extractor, manifest, seed, directory, rank, data, overwrite, opens_images=True)
             require_same_finetunings(experiment, finetune, head)
             results += run_finetunings(experiment, finetune, head)

@@ -58,7 +58,7 @@ def lr_find(
     manifest, directory = init_seed(out, data, features, data.seeds[0], head, finetune)
     extractor = take_features(extractor, manifest, out, say=True, one_view=True)
     require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), head, option="init_head")
-    require_trainable(extractor, finetune, manifest)
+    require_trainable(extractor, finetune, manifest, balanced=head.class_weights == "balanced")
     tests = run_lr_finder(
         Experiment(extractor, manifest, data.seeds[0], directory, data=data), finetune, head, each_block=each_block
     )

@@ -96,7 +96,7 @@ def run(
         require_heads(extractor, manifest, names, head)
         if not skip_finetune:
             require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), head, option="init_head")
-            require_trainable(extractor, finetune, manifest)
+            require_trainable(extractor, finetune, manifest, balanced=head.class_weights == "balanced")
         encode_columns(manifest, head, data.target)  # what is wrong with a column is told before images are extracted
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite, opens_images=True)
         require_same_features_of_heads(experiment, names, head)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -166,6 +166,7 @@ def finetune(
     log_target: bool = False,
     ordinal: Sequence[str] = (),
     metric: str | None = None,
+    class_weights: Literal["none", "balanced"] = "none",
     backbone: AnyBackbone = FeatureConfig.backbone,
     groups: ArrayLike | None = None,
     val_size: float = 0.2,
@@ -191,6 +192,9 @@ def finetune(
     metric : str, optional
         What the epoch that is kept, and the settings of the first head, are chosen by, such as ``f1_macro`` (default:
         the task's).
+    class_weights : {"none", "balanced"}
+        balanced: rare classes count as much as frequent ones, in training and, unless `metric` names another, in what
+        chooses; of several labels, images with a label as much as those without it.
     backbone : str, nn.Module or Backbone
         As for :func:`pipeline.features`. A network of your own has to be one that can be traced, and it stays as it is:
         what trains is a copy.
@@ -228,14 +232,15 @@ def finetune(
         given = _labels_of(images, labels, listed)
         reading, classes = read_arrays(given, task, log_target=log_target, ordinal=ordinal)
         manifest = labelled_manifest(listed, reading, groups, val_size, seed)
-        manifest = replace(manifest, task=ranked_by(manifest.task, metric))
+        balanced = HeadConfig(class_weights=class_weights).class_weights == "balanced"
+        manifest = replace(manifest, task=ranked_by(manifest.task, metric, balanced=balanced))
         extractor = build_extractor_of(backbone, features, cached=cache is not None)
         config = config.for_task(manifest.task.name)
         for name in config.heads_for(manifest.task.name):
             require_head_for(name, manifest.task, extractor.row_shape, bags=False, option="init_head")
-        require_trainable(extractor, config, manifest)
-        head = _starting_head(extractor, manifest, config, seed)
-        tuned = finetune_manifest(FinetuneProblem(extractor, manifest, head, config, seed))
+        require_trainable(extractor, config, manifest, balanced=balanced)
+        head = _starting_head(extractor, manifest, config, seed, class_weights)
+        tuned = finetune_manifest(FinetuneProblem(extractor, manifest, head, config, seed, balanced=balanced))
         return _network(extractor, classes, manifest, config, tuned)
 
 
@@ -322,7 +327,13 @@ def _loader_workers() -> int | None:
     return None if method == "fork" and not multiprocessing.current_process().daemon else 0
 
 
-def _starting_head(extractor: Extractor, manifest: Manifest, config: FinetuneConfig, seed: int) -> Head:
+def _starting_head(
+    extractor: Extractor,
+    manifest: Manifest,
+    config: FinetuneConfig,
+    seed: int,
+    class_weights: Literal["none", "balanced"],
+) -> Head:
     """Return a head that was fitted to features of the training images, or one that knows nothing."""
     assert config.init_head is not None, "of a task"
     if config.init_head == "new":
@@ -335,7 +346,8 @@ def _starting_head(extractor: Extractor, manifest: Manifest, config: FinetuneCon
         for part in (manifest.select(manifest.indices(split)) for split in ("train", "val"))
     )
     context = CutContext(extractor.graph, extractor.cut)
-    problem = FitProblem(train, val, manifest.task, HeadConfig(), seed, extractor.device, context)
+    options = HeadConfig(class_weights=class_weights)
+    problem = FitProblem(train, val, manifest.task, options, seed, extractor.device, context)
     return train_head(config.init_head, problem).module_train_only
 
 

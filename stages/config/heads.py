@@ -111,8 +111,8 @@ class HeadConfig:
     by side; a missing view has the mean of the training images there). attention is learned: it is the head mil."""
 
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: rare classes weigh as much as frequent ones, in training of heads (not in fine-tuning, which starts
-    from one) and, unless --metric names another, in the metric that chooses and ranks, balanced_accuracy."""
+    """balanced: rare classes weigh as much as frequent ones, in training (but for the fine-tuning of masks) and, unless
+    --metric names another, in the metric that chooses and ranks, balanced_accuracy."""
 
     sampling: Literal["natural", "balanced"] = "natural"
     """How torch heads are shown rows: each once an epoch, or drawn so that all classes come as often."""

@@ -201,7 +201,12 @@ def finetune(
 
 
 def require_trainable(
-    extractor: Extractor, options: FinetuneConfig, manifest: Manifest, rank: Rank = SINGLE_PROCESS
+    extractor: Extractor,
+    options: FinetuneConfig,
+    manifest: Manifest,
+    rank: Rank = SINGLE_PROCESS,
+    *,
+    balanced: bool = False,
 ) -> None:
     """Refuse options that cannot train this network on these samples, or a baseline, before anything is paid for.
 
@@ -209,13 +214,15 @@ def require_trainable(
     ----------
     rank : Rank
         One of the processes that are to train together.
+    balanced : bool
+        Whether classes are to count alike in the loss.
 
     Raises
     ------
     UsageError
         As for :func:`finetune`.
     """
-    require_loss(options, manifest.task)
+    require_loss(options, manifest.task, balanced=balanced)
     if options.amp_dtype is not None and options.amp_dtype != "auto":
         MixedPrecision(options.amp_dtype, extractor.device)
     if rank.world_size > 1 and not manifest.images:  # of several images a sample, batches are made even

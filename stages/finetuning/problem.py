@@ -16,6 +16,7 @@ from stages.network.heads.map_head import MapHead
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.base import Task
 from stages.training.amp import default_autocast
+from stages.training.class_weights import ClassWeights
 
 
 def with_arithmetic(config: FinetuneConfig, device: torch.device) -> FinetuneConfig:
@@ -40,6 +41,8 @@ class FinetuneProblem:
     seed : int
     rank : Rank
         One of several processes that train together, each with a share of every batch.
+    balanced : bool
+        Whether all classes count the same in the loss, or samples with a label and without it, whatever their numbers.
     """
 
     extractor: Extractor
@@ -48,6 +51,7 @@ class FinetuneProblem:
     config: FinetuneConfig
     seed: int
     rank: Rank = SINGLE_PROCESS
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         if self.config.amp_dtype is None:
@@ -62,6 +66,11 @@ class FinetuneProblem:
     def train(self) -> Manifest:
         """The images that are trained on."""
         return self.manifest.select(self.manifest.indices("train"))
+
+    @cached_property
+    def class_weights(self) -> ClassWeights | None:
+        """How much classes count in the loss; None where all count alike."""
+        return ClassWeights.balanced(self.task, self.train.targets) if self.balanced else None
 
     @cached_property
     def val(self) -> Manifest:

@@ -54,6 +54,7 @@ def training_fingerprint(problem: FinetuneProblem) -> TrainingFingerprint:
         "views": extractor.options.views if options.from_cache else None,
         "weights of the head": digest.hexdigest()[:16],
         **_beside_weights(problem),
+        **({} if problem.class_weights is None else {"class_weights": "balanced"}),
         "images and labels": key_of_bytes("".join(manifest.keys).encode() + _bytes_of_targets(manifest)),
         "splits": key_of_bytes(" ".join(manifest.splits).encode()),
         "seed": problem.seed,
@@ -116,7 +117,7 @@ class FinetuneSetup:
     @classmethod
     def to_train(cls, problem: FinetuneProblem, on_views: Callable[[Extractor, Manifest], None]) -> FinetuneSetup:
         """Make what trains, and open where its inputs come from."""
-        require_loss(problem.config, problem.task)
+        require_loss(problem.config, problem.task, balanced=problem.balanced)
         trainee = TrainableSetup.of(problem.extractor, problem.head, problem.config, problem.seed)
         upper, train, val = trainee.upper, problem.train, problem.val
         mixing = make_mixing(problem.config, upper)
@@ -145,6 +146,7 @@ class FinetuneSetup:
             source.train,
             source.val,
             problem.rank,
+            problem.class_weights,
         )
 
 
@@ -193,17 +195,19 @@ def make_mixing(options: FinetuneConfig, upper: TransferModel) -> MixupCutmix | 
     return MixupCutmix(options.mixup, options.cutmix, layout)
 
 
-def require_loss(options: FinetuneConfig, task: Task) -> None:
+def require_loss(options: FinetuneConfig, task: Task, *, balanced: bool = False) -> None:
     """Refuse what the loss of the task does not know.
 
     Raises
     ------
     UsageError
-        If targets of this task cannot be smoothed, or not be blended as is asked.
+        If targets of this task cannot be smoothed, or not be blended as is asked, or have no classes to be `balanced`.
     """
     if task.reads == "image":
         _require_masks_left_whole(options)
         return
+    if balanced and task.outputs == "values":
+        raise UsageError(f"`class_weights` balanced weighs classes, and the task {task.name} has none")
     nothing = torch.zeros(0, task.out_features)
     try:
         task.loss(nothing, nothing, smoothing=options.label_smoothing)

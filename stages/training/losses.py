@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.tasks.base import Statistics, Task
+from stages.training.class_weights import ClassWeights
 
 Output = Tensor | tuple[Tensor, Sequence[tuple[float, Tensor]]]
 """What a model answers: logits [b, out_features, ...], alone or with those of auxiliary classifiers, each weighted."""
@@ -22,11 +23,13 @@ class TaskLoss:
     task : Task
     label_smoothing : float
         In [0, 1): the share of each target that is spread evenly over all classes.
+    weights : ClassWeights, optional
+        How much classes count, where the outputs are; by default alike.
     """
 
-    def __init__(self, task: Task, label_smoothing: float = 0.0) -> None:
+    def __init__(self, task: Task, label_smoothing: float = 0.0, weights: ClassWeights | None = None) -> None:
         self._task = task
-        self._label_smoothing = label_smoothing
+        self._label_smoothing, self._weights = label_smoothing, weights
 
     def terms(self, output: Output, targets: Tensor) -> dict[str, Tensor]:
         """Return the terms of the loss, each summed over the samples; they add up to what is minimized.
@@ -44,7 +47,10 @@ class TaskLoss:
         return terms
 
     def _sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return self._task.loss(_at_targets(logits, targets), targets, smoothing=self._label_smoothing)
+        weights = None if self._weights is None else self._weights.of(targets)
+        return self._task.loss(
+            _at_targets(logits, targets), targets, smoothing=self._label_smoothing, class_weights=weights
+        )
 
 
 def _at_targets(logits: Tensor, targets: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ def lr_find(
     rising = [group for group in trial_optimizer.param_groups if block in (None, group.get("block"))]
     top = max(float(group["lr"]) for group in rising)
     proportions = [float(group["lr"]) / top for group in rising]
-    step = TrainStep(trial, trial_optimizer, run.config, run.task)
+    step = TrainStep(trial, trial_optimizer, run.config, run.task, weights=run.class_weights)
     losses: list[float] = []
     smoothed: list[float] = []
     rates = np.geomspace(lowest, highest, steps)

@@ -27,6 +27,7 @@ from stages.runtime.device import is_lost, not_deterministic
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.base import Task, find_metric
 from stages.training.checkpoint import CheckpointFile, TrainingFingerprint
+from stages.training.class_weights import ClassWeights
 from stages.training.config import TrainConfig
 from stages.training.ema import ModelEMA, TrainableState
 from stages.training.evaluation import Batches, evaluate_loss
@@ -133,6 +134,8 @@ class TrainRun:
     rank : Rank
         One of several processes, each with a share of every batch and of the validation batches, and with as many
         batches as the others. All end with the same weights; the first writes the checkpoint.
+    class_weights : ClassWeights, optional
+        How much classes count in the loss that is minimized, and not in that of validation; by default alike.
     """
 
     model: nn.Module
@@ -142,6 +145,7 @@ class TrainRun:
     train_batches: Callable[[int, int], Batches]
     val_batches: Callable[[], Batches]
     rank: Rank = SINGLE_PROCESS
+    class_weights: ClassWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -233,7 +237,7 @@ class _TrainState:
     def __init__(self, run: TrainRun, scheduler: Scheduler, hooks: TrainHooks) -> None:
         self._run, self._scheduler, self._hooks = run, scheduler, hooks
         self._metric = find_metric(run.task)
-        self._step = TrainStep(run.model, run.optimizer, run.config, run.task, run.rank)
+        self._step = TrainStep(run.model, run.optimizer, run.config, run.task, run.rank, run.class_weights)
         self._average = ModelEMA(run.model, run.config.model_ema_decay)
         self.weights = TrainableState(run.model, run.optimizer)
         self.epoch, self.batches, self.steps, self.tally = 1, 0, 0, RunningMetrics()

@@ -20,6 +20,7 @@ from stages.runtime.norm_layers import NORM_LAYERS
 from stages.tasks.base import Task, find_metric
 from stages.tasks.running_score import Sums, is_of_sums, sums_of
 from stages.training.amp import MixedPrecision
+from stages.training.class_weights import ClassWeights
 from stages.training.config import TrainConfig
 from stages.training.history import RunningMetrics
 from stages.training.losses import TaskLoss, l1_penalty, logits_of, statistics_of
@@ -55,6 +56,8 @@ class TrainStep:
     task : Task
     rank : Rank
         One of several processes that each have a share of every step's samples.
+    weights : ClassWeights, optional
+        How much classes count in the loss; by default alike.
 
     Attributes
     ----------
@@ -66,11 +69,18 @@ class TrainStep:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, options: TrainConfig, task: Task, rank: Rank = SINGLE_PROCESS
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        options: TrainConfig,
+        task: Task,
+        rank: Rank = SINGLE_PROCESS,
+        weights: ClassWeights | None = None,
     ) -> None:
         self._model, self._optimizer, self._task, self._rank = model, optimizer, task, rank
         self.device = next(model.parameters()).device
-        self._loss, self._metric = TaskLoss(task, options.label_smoothing), find_metric(task)
+        here = None if weights is None else weights.to(self.device)
+        self._loss, self._metric = TaskLoss(task, options.label_smoothing, here), find_metric(task)
         self._l1, self._clip = options.l1, options.clip_grad
         self.precision = MixedPrecision(options.amp_dtype, self.device)
         self.micro_batches = 1

@@ -99,11 +99,11 @@ _OTHER_NAME = "a `name` of its own, "
 
 def run_finetunings(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> list[Result]:
     """Fine-tune, and train the baselines that are asked for, one result each."""
-    if head.class_weights == "balanced":
+    if head.class_weights == "balanced" and experiment.task.reads == "image":
         _say(
             experiment.rank,
-            "note: `class_weights` balanced is for heads: fine-tuning starts from such a one, its images count alike, "
-            f"and its epoch is chosen by {experiment.task.primary}",
+            "note: `class_weights` balanced is for heads where each pixel has a class: fine-tuning starts from such a "
+            f"one, its pixels count alike, and its epoch is chosen by {experiment.task.primary}",
         )
     return [run_finetune(experiment, config, head) for config in _trainings(options)]
 
@@ -174,7 +174,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
     manifest, directory = experiment.manifest, experiment.directory
     method, name = transfer_method(options), name_of(options)
     method_dir = _method_dir(directory, method, name)
-    problem = FinetuneProblem(extractor, manifest, start, options, seed, rank)
+    problem = FinetuneProblem(extractor, manifest, start, options, seed, rank, head.class_weights == "balanced")
     shaping = training_fingerprint(problem)
 
     def digest_of(features: str) -> str:
@@ -369,7 +369,9 @@ def run_lr_finder(
     """Return range tests of a fine-tuning from a stage-2 head, and leave their plot in the experiment's directory."""
     options = options.for_task(experiment.task.name)
     start, _ = _starting_head(experiment, options, head)
-    problem = FinetuneProblem(experiment.extractor, experiment.readable().manifest, start, options, experiment.seed)
+    extractor, manifest = experiment.extractor, experiment.readable().manifest
+    balanced = head.class_weights == "balanced"
+    problem = FinetuneProblem(extractor, manifest, start, options, experiment.seed, balanced=balanced)
     tests = range_tests(problem, each_block=each_block, on_views=_report_view_cost)
     save_plot(range_test_curves(tests), experiment.directory / RANGE_TEST)
     return tests

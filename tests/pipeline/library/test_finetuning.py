@@ -118,6 +118,11 @@ def test_loaders_are_not_started_where_processes_cannot_be(monkeypatch):
         ({"groups": [1]}, "groups holds 1 values for 24 images"),
         ({"unfreeze": "blocks.99"}, "blocks.99"),
         ({"metric": "mae"}, "no metric 'mae' for the task single_label"),
+        ({"class_weights": "rare"}, "class_weights"),
+        (
+            {"class_weights": "balanced", "labels": np.arange(24.0), "task": "regression", "init_head": "new"},
+            "`class_weights` balanced weighs classes, and the task regression has none",
+        ),
     ],
 )
 def test_wrong_arguments_are_told_before_anything_is_paid(pictures, given, message):

@@ -17,6 +17,7 @@ from stages.finetuning.transfer_model import HEAD
 from stages.network.aggregate import Aggregate
 from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.knn import KNNHead
+from stages.tasks.regression import Regression
 
 PLAIN = FinetuneConfig(unfreeze="blocks.5", epochs=4, lr=1e-3, head_lr=5e-3, finetune_batch_size=8, num_workers=0)
 
@@ -47,6 +48,19 @@ def test_options_of_the_loop_change_their_own_setting_of_it_and_no_other(probe, 
     plain, changed = ready(probe).trainee.training, ready(probe, **{name: value}).trainee.training
     assert plain.seed == 3
     assert changed == replace(plain, **of_training)
+
+
+def test_weights_of_classes_are_part_of_what_trains_and_of_what_tells_it_from_others(probe):
+    plain, balanced = problem(probe), replace(problem(probe), balanced=True)
+    assert plain.class_weights is None
+    counts = np.bincount(balanced.train.targets)
+    weights = FinetuneSetup.to_train(balanced, lambda *_: None).run(balanced).class_weights.present
+    assert (weights.numpy() * counts).tolist() == pytest.approx([len(balanced.train) / len(counts)] * len(counts))
+    told = training_fingerprint(balanced)
+    assert told == training_fingerprint(plain) | {"class_weights": "balanced"}
+    numbers = replace(probe.manifest, task=Regression(("price",)), targets=np.zeros((len(probe.manifest), 1)))
+    with pytest.raises(UsageError, match="`class_weights` balanced weighs classes, and the task regression has none"):
+        FinetuneSetup.to_train(replace(balanced, manifest=numbers), lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def train_blobs(
     lasting=8,
     options=None,
     task=TASK,
+    class_weights=None,
     **hooks,
 ):
     """Train a model whose children are one block."""
@@ -57,7 +58,7 @@ def train_blobs(
     settings = TrainConfig(epochs, seed=3, **(options or {}))
     steps = -(-BATCHES // settings.grad_accum_steps)
     scheduler = make_schedule(made, schedule, steps, lasting)
-    run = TrainRun(model, made, settings, task, train_batches, lambda: [val])
+    run = TrainRun(model, made, settings, task, train_batches, lambda: [val], class_weights=class_weights)
     return train(run, scheduler, TrainHooks(**hooks))
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.methods import finetune_methods
 from pipeline.experiment.methods.finetune_methods import _starting_head, run_finetune, run_finetunings
 from pipeline.experiment.methods.head_methods import run_heads
 from pipeline.export.equality import compare_with_run, samples_of_run
@@ -17,8 +18,10 @@ from stages.config.heads import HeadConfig
 from stages.data.manifest import load_manifest
 from stages.extraction.extract import extract
 from stages.extraction.extractor import build_extractor
+from stages.finetuning.finetune import finetune
 from stages.network.backbones.user_module import backbone_from_module
 from stages.network.heads.serialization import load_head
+from stages.tasks.dense import Dense
 from tests.own_network import OwnNetwork
 
 RIDGE = FinetuneConfig(init_head="ridge")
@@ -50,11 +53,28 @@ def test_a_head_that_the_run_has_otherwise_is_left_alone_and_another_one_is_fitt
     assert any(not torch.equal(tensor, other.state_dict()[name]) for name, tensor in head.state_dict().items())
 
 
-def test_weights_of_classes_are_said_to_be_for_heads(experiment, caplog):
+def test_weights_of_classes_are_those_of_the_loss_but_where_each_pixel_has_one(experiment, caplog, monkeypatch):
+    train = experiment.manifest.indices("train")
+    rare = train[experiment.manifest.targets[train] == 2][1:]
+    splits = ["none" if index in rare else split for index, split in enumerate(experiment.manifest.splits)]
+    uneven = replace(experiment, manifest=replace(experiment.manifest, splits=tuple(splits)))
     options = replace(RIDGE, unfreeze="1", epochs=1, num_workers=0)
+    balanced = HeadConfig(class_weights="balanced")
+    weighed = []
+
+    def noted(problem, *given, **named):
+        weighed.append(problem)
+        return finetune(problem, *given, **named)
+
+    monkeypatch.setattr(finetune_methods, "finetune", noted)
     with caplog.at_level("INFO", logger="cutonce"):
-        run_finetunings(experiment, options, HeadConfig(class_weights="balanced"))
-    assert sum("`class_weights` balanced is for heads" in record.message for record in caplog.records) == 1
+        run_finetunings(uneven, options, balanced)
+        assert "`class_weights`" not in caplog.text
+        assert weighed[0].class_weights.present[2] > 3 * weighed[0].class_weights.present[0]
+        monkeypatch.setattr(finetune_methods, "run_finetune", lambda *given: given)
+        masks = replace(experiment.manifest, task=Dense(experiment.manifest.task.class_names))
+        run_finetunings(replace(experiment, manifest=masks), options, balanced)
+    assert "`class_weights` balanced is for heads where each pixel has a class" in caplog.text
 
 
 def test_a_network_tuned_by_lora_is_saved_and_exported_as_a_plain_one(photographs, tmp_path):
