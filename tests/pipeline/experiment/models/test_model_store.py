@@ -62,7 +62,8 @@ def test_with_the_same_network_it_answers_as_it_was_tested(seed, photographs, me
     answers = {prediction.location: prediction.activated for prediction in classified}
     expected = dict(zip(tested.locations.tolist(), tested.statistics["probabilities"].tolist(), strict=True))
     assert len(expected) > 5
-    assert np.allclose([answers[location] for location in expected], list(expected.values()), atol=1e-6)
+    # cached rows are rounded to 16 bits, and a temperature of images of which none is wrong stretches that
+    assert np.allclose([answers[location] for location in expected], list(expected.values()), atol=1e-4)
 
 
 def test_without_it_python_and_the_command_say_what_to_do(seed, photographs, capsys):
