@@ -30,7 +30,7 @@ def test_what_a_temperature_would_do_is_said_where_there_are_held_out_prediction
     assert "Divided by" not in report(tmp_path / "before").words
 
 
-def test_a_temperature_near_zero_is_said_as_it_is(tmp_path):
+def test_a_temperature_of_images_without_an_error_is_said_in_three_digits(tmp_path):
     right = predictions([0] * 40, np.arange(40) < 0, confidence=0.6)  # the surer the better, without an end
     add(tmp_path, predictions([0] * 40, np.arange(40) < 4), validation=right)
-    assert "Divided by 0.00559, " in report(tmp_path).words
+    assert "Divided by 0.109, " in report(tmp_path).words  # ln(0.6 / 0.4) / ln(p / (1 - p)) of -ln p = 1 / 42
