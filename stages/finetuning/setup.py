@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-import torch
 from torch.optim import Optimizer
 
 from cache import key_of_bytes
@@ -25,6 +24,7 @@ from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.base import Head
 from stages.network.heads.knn import KNNHead
 from stages.tasks.base import Task
+from stages.tasks.loss_options import no_classes_to_weigh, require_smoothing
 from stages.training.checkpoint import TrainingFingerprint
 from stages.training.config import TrainConfig
 from stages.training.gradual_unfreezing import UnfreezeSchedule
@@ -207,12 +207,8 @@ def require_loss(options: FinetuneConfig, task: Task, *, balanced: bool = False)
         _require_masks_left_whole(options)
         return
     if balanced and task.outputs == "values":
-        raise UsageError(f"`class_weights` balanced weighs classes, and the task {task.name} has none")
-    nothing = torch.zeros(0, task.out_features)
-    try:
-        task.loss(nothing, nothing, smoothing=options.label_smoothing)
-    except UsageError as error:
-        raise UsageError(f"`label_smoothing` {options.label_smoothing:g}: {error}") from error
+        raise no_classes_to_weigh(task)
+    require_smoothing(task, "label_smoothing", options.label_smoothing)
 
 
 def _require_masks_left_whole(options: FinetuneConfig) -> None:

@@ -43,6 +43,7 @@ from stages.network.heads.registry import recipe_of_head
 from stages.network.map_layout import MapLayout
 from stages.runtime.float32 import float32_products
 from stages.tasks.base import Statistics, Task, find_metric
+from stages.tasks.loss_options import no_classes_to_weigh, require_smoothing
 from stages.training.evaluation import evaluate_loss, predict
 from stages.training.history import Epoch
 from stages.training.losses import logits_of
@@ -289,11 +290,7 @@ def require_smoothed_loss(name: HeadName, task: Task, options: HeadConfig) -> No
     """
     if not options.fit_label_smoothing or not find_head(name).in_epochs or task.reads == "image":
         return
-    nothing = torch.zeros(0, task.out_features)
-    try:
-        task.loss(nothing, nothing, smoothing=options.fit_label_smoothing)
-    except UsageError as error:
-        raise UsageError(f"`fit_label_smoothing` {options.fit_label_smoothing:g}: {error}") from error
+    require_smoothing(task, "fit_label_smoothing", options.fit_label_smoothing)
 
 
 def require_classes_to_balance(task: Task, labels: NDArray[Any], options: HeadConfig) -> None:
@@ -323,7 +320,7 @@ def require_classes_to_balance(task: Task, labels: NDArray[Any], options: HeadCo
         return
     weights = task.weights(labels[:1])
     if weights is None and balanced:
-        raise UsageError(f"`class_weights` balanced weighs classes, and the task {task.name} has none")
+        raise no_classes_to_weigh(task)
     if (weights is None or weights.ndim > 1) and options.sampling == "balanced":
         instead = "" if weights is None else "; use `class_weights` balanced, which weighs each label's samples"
         raise UsageError(
