@@ -26,10 +26,22 @@ class Near:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Where in an image a prediction comes from: the view of the network, [H, W, 3], and strengths over it, 0 to 1."""
+    """Where in an image a prediction comes from.
+
+    Attributes
+    ----------
+    view : ndarray of uint8 [H, W, 3]
+        What the network sees.
+    strengths : ndarray of float32 [h, w]
+        Over it, 0 to 1.
+    least_against : bool
+        Whether all of the image speaks against what is predicted, and strengths are of where it does so less than it
+        does on average.
+    """
 
     view: NDArray[np.uint8]
     strengths: NDArray[np.float32]
+    least_against: bool = False
 
 
 class HeatMaps(NamedTuple):

@@ -2,7 +2,9 @@
 
 Of heads on several depths it is the deepest map on which they depend; of mirror images the map of the image and that of
 its mirror image, turned back; of ensembles and of means over networks the sum of what each member's map says, weighed
-as the members are. An image without a map is never passed over in silence: what there is to say comes with the maps.
+as the members are. Where no place of an image speaks for what is predicted, because what all outputs share does (an
+intercept: a class is what is left where nothing speaks for another), the map is of where it speaks least against it. An
+image without a map is never passed over in silence: what there is to say comes with the maps.
 """
 
 from __future__ import annotations
@@ -116,13 +118,21 @@ def _heat_maps(
     cached = _of_cached_maps(directory, card, [keys[place] for place in there], *asked)
     found, note = (cached, "") if cached is not None else _of_networks(directory, card, *asked)
     maps: list[HeatMap | None] = [None] * len(keys)
-    for place, view, strengths in zip(there, found.views, strengths_of(found.places), strict=True):
-        maps[place] = None if strengths is None else HeatMap(_pixels(view), strengths)
+    above_mean = strengths_of(found.places - found.places.mean(dim=(1, 2), keepdim=True))
+    of_all = zip(there, found.views, strengths_of(found.places), above_mean, strict=True)
+    for place, view, speaks, less_against in of_all:
+        strengths = less_against if speaks is None else speaks
+        maps[place] = None if strengths is None else HeatMap(_pixels(view), strengths, least_against=speaks is None)
     gone, silent = len(keys) - len(there), sum(maps[place] is None for place in there)
+    against = sum(heat is not None and heat.least_against for heat in maps)
     notes = [
         note,
         f"{gone} of the {len(keys)} images cannot be read any more." if gone else "",
-        f"{silent} of {len(there)} images have no heat map, as no place of them speaks for what is predicted."
+        f"In {against} of {len(there)} images no place speaks for what is predicted, but what all images share: the "
+        "heat map is of where such an image speaks least against it."
+        if against
+        else "",
+        f"{silent} of {len(there)} images have no heat map, as no place of them counts more than another."
         if silent
         else "",
     ]

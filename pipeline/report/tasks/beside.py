@@ -31,12 +31,12 @@ class Beside:
     ----------
     nearest : list of (str, Near)
         Training images near it that can be read, as data URIs.
-    heat : (str, str) or None
-        The image as the network sees it, and over it what speaks for what is said, as data URIs.
+    heat : (str, str, str) or None
+        The image as the network sees it, and over it what speaks for what is said, as data URIs; and what it does.
     """
 
     nearest: list[tuple[str, Near]]
-    heat: tuple[str, str] | None
+    heat: tuple[str, str, str] | None
 
 
 def what_stands_beside(
@@ -61,11 +61,11 @@ def what_stands_beside(
         for of_sample in context.evidence.nearest(keys, NEAREST)
     ]
     notes = [context.evidence.features_note] if len(indices) else []
-    pictures: list[tuple[str, str] | None] = [None] * len(indices)
+    pictures: list[tuple[str, str, str] | None] = [None] * len(indices)
     if outputs is not None:
         locations = [str(location) for location in context.predictions.locations[indices]]
         found = context.evidence.heat_maps(keys, locations, outputs)
-        pictures = [None if one is None else (_view(one), _glow(one)) for one in found.maps]
+        pictures = [None if one is None else (_view(one), _glow(one), _does(one)) for one in found.maps]
         notes.append(found.note)
     beside = [Beside(near, heat) for near, heat in zip(nearest, pictures, strict=True)]
     return beside, " ".join(filter(None, notes))
@@ -88,6 +88,10 @@ def _view(heat: HeatMap) -> str:
     image = Image.fromarray(heat.view)
     image.thumbnail((SMALL + SMALL // 2, SMALL + SMALL // 2))
     return data_uri(image)
+
+
+def _does(heat: HeatMap) -> str:
+    return "speaks least against" if heat.least_against else "speaks for"
 
 
 def _glow(heat: HeatMap) -> str:

@@ -75,8 +75,8 @@ class DrawnEvidence:
     features = near_of = "resnet18 at layer4"
     features_note, heat_of = "", "Grad-CAM of the last map"
 
-    def __init__(self, training, heat=True, names=("class 0",)):
-        self.training, self.heat, self.names = training, heat, names
+    def __init__(self, training, heat=True, names=("class 0",), against=()):
+        self.training, self.heat, self.names, self.against = training, heat, names, against
 
     def nearest(self, keys, count):
         near = [
@@ -89,7 +89,7 @@ class DrawnEvidence:
         if not self.heat:
             return HeatMaps([None] * len(keys), "There are no heat maps: the <model> was not saved.")
         view = random.integers(0, 255, (224, 224, 3), np.uint8)
-        return HeatMaps([HeatMap(view, random.random((7, 7))) for _ in keys], "")
+        return HeatMaps([HeatMap(view, random.random((7, 7)), n in self.against) for n in range(len(keys))], "")
 
     def feature_map(self, keys):
         return map_features(np.random.default_rng(0).normal(size=(len(keys), 8)), "pca")

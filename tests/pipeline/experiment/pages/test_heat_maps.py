@@ -52,9 +52,10 @@ def compared(found, experiment, locations, weights_of):
     for number, (heat, location) in enumerate(zip(found, locations, strict=True)):
         expected, pixels = activation(experiment, location, weights_of(number))
         if expected.max() == 0:
-            assert heat is None
+            assert heat is None or heat.least_against
             continue
         some += 1
+        assert not heat.least_against
         assert np.array_equal(heat.view, pixels.permute(1, 2, 0).numpy())
         assert np.allclose(heat.strengths, (expected / expected.max()).numpy(), atol=1e-3)
     return some
@@ -175,7 +176,7 @@ def test_heat_of_a_fine_tuned_network_is_of_what_was_tuned(trained_runs, tmp_pat
     assert any(not np.allclose(heat.strengths, other.strengths, atol=1e-3) for heat, other in pairs)
 
 
-def test_what_has_no_map_is_told_once_with_its_reason(trained_runs, tmp_path, caplog):
+def test_what_no_place_speaks_for_has_a_map_of_what_speaks_least_against_it(trained_runs, tmp_path, caplog):
     _, experiment = trained_runs
     directory = experiment.directory / "linear-ridge"
     keys, locations = asked(directory)
@@ -184,13 +185,35 @@ def test_what_has_no_map_is_told_once_with_its_reason(trained_runs, tmp_path, ca
     silent = saved_beside(directory, against, tmp_path / "against")
     with caplog.at_level(logging.INFO, "cutonce"):
         found = heat_maps(silent, keys, [*locations[:-1], "gone.jpg"], [0] * len(keys))
-    assert found.maps == [None] * len(keys)
-    words = "5 of 5 images have no heat map, as no place of them speaks for what is predicted."
+    assert found.maps[-1] is None
+    for heat, location in zip(found.maps[:-1], locations[:-1], strict=True):
+        against_it, pixels = activation(experiment, location, -against.output.weight.detach()[0])
+        expected = (against_it.mean() - against_it).clamp(min=0)
+        assert heat.least_against
+        assert np.array_equal(heat.view, pixels.permute(1, 2, 0).numpy())
+        assert np.allclose(heat.strengths, (expected / expected.max()).numpy(), atol=1e-3)
+    words = (
+        "In 5 of 5 images no place speaks for what is predicted, but what all images share: the heat map is of where "
+        "such an image speaks least against it."
+    )
     assert found.note == f"1 of the 6 images cannot be read any more. {words}"
     assert [record.message for record in caplog.records] == [f"note: {found.note.rstrip('.')}"]
-    caplog.clear()
+
+
+def test_what_has_no_map_is_told_once_with_its_reason(trained_runs, tmp_path, caplog):
+    _, experiment = trained_runs
+    directory = experiment.directory / "linear-ridge"
+    keys, locations = asked(directory)
+    off = np.flatnonzero(experiment.extractor.taps[0].cache.read(keys).max(axis=0) == 0)
+    assert len(off)  # channels that are off at all places of these images
+    head = LinearHead((experiment.extractor.row_shape[0],), 3)
+    head.output.weight.data.fill_(0.0)
+    head.output.weight.data[:, off] = 1.0
+    found = heat_maps(saved_beside(directory, head, tmp_path / "off"), keys, locations, [0] * len(keys))
+    assert found.maps == [None] * len(keys)
+    assert found.note == "6 of 6 images have no heat map, as no place of them counts more than another."
     other = read_recipe(directory).__class__(**{**vars(read_recipe(directory)), "weights_digest": "of another"})
-    save_model(tmp_path / "other", other, against)
+    save_model(tmp_path / "other", other, head)
     with caplog.at_level(logging.INFO, "cutonce"):
         found = heat_maps(tmp_path / "other", keys, locations, [0] * len(keys))
     assert found.note.startswith("There are no heat maps: ")

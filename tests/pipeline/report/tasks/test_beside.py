@@ -44,6 +44,16 @@ def test_nearest_images_and_heat_stand_beside(tmp_path, kind):
     assert page.words.count("The nearest training images are those by the cosine") == 1
 
 
+def test_what_speaks_least_against_a_prediction_is_not_said_to_speak_for_it(tmp_path):
+    task, outputs, targets, _ = MADE["numbers"]
+    add(tmp_path / "run", of_task(task, outputs, targets))
+    page = report(tmp_path / "run", evidence=DrawnEvidence([], against=(1,)))
+    alts = [element.get("alt") for element in page.all("img")]
+    assert alts.count("What speaks least against a higher age") == 1
+    assert alts.count("What speaks for a higher age") == 2
+    assert page.words.count("speaks least against a higher age") == 1
+
+
 @pytest.mark.parametrize("kind", MADE)
 def test_what_is_missing_is_said(tmp_path, kind):
     task, outputs, targets, _ = MADE[kind]
