@@ -85,7 +85,8 @@ class HeadConfig:
     worse."""
 
     scalers: tuple[Literal["none", "standard", "l2"], ...] = ("none", "standard")
-    """Feature scalings tried for fitted models: none, standard (mean 0, variance 1), l2 (vectors of length 1)."""
+    """Feature scalings tried for fitted models: none, standard (mean 0, variance 1; of few images a variance is held
+    against those of the features beside it), l2 (vectors of length 1)."""
 
     cv: int | None = None
     """Folds of the cross-validation on train+validation that selects the settings of fitted models, groups kept

@@ -24,7 +24,7 @@ from stages.fitting.out_of_fold import best_variants
 from stages.fitting.problem import FitProblem, RowBlocks
 from stages.fitting.registry import FitFunction
 from stages.fitting.result import HeadFit
-from stages.fitting.standardize import Scaling, safe_std
+from stages.fitting.standardize import Scaling, moderated_std
 from stages.network.heads.blocks import weigh_blocks
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -118,7 +118,9 @@ class _ScaledBlocks:
         for name, part in blocks.parts():
             values = _normalized(train.features[:, part].astype(np.float32), normalized if name == "images" else 0)
             mean, variance = values.mean(axis=0, dtype=np.float64), values.var(axis=0, dtype=np.float64)
-            scale = safe_std(variance, mean) if name == "images" and scaling == "standard" else np.ones_like(mean)
+            scale = np.ones_like(mean)
+            if name == "images" and scaling == "standard":
+                scale = moderated_std(variance, mean, len(values))
             squared_length = float((variance / scale**2).sum())
             wanted = float(values.shape[1]) if per_number else _SQUARED_LENGTH
             offset[part], unit[part] = mean, np.sqrt(wanted / max(squared_length, 1e-12)) / scale

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from stages.fitting.feature_rows import AnyFeatureRows
-from stages.fitting.standardize import safe_std
+from stages.fitting.standardize import moderated_std
 from stages.runtime.products import product
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class RowSums(ABC):
         Not by `Standardizer`: its rows all weigh the same, and what it took up cannot be taken off again, as a fold is.
         """
         mean = self.total / self.weight
-        return mean, safe_std(self.squares / self.weight - mean**2, mean + self.center)
+        variance = self.squares / self.weight - mean**2
+        return mean, moderated_std(variance, mean + self.center, self.weight)
 
     def __add__(self, other: Self) -> Self:
         """Return the sums over the rows of both."""

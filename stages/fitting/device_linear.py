@@ -34,7 +34,7 @@ from stages.fitting.linear_models import (
     most_steps,
     tolerances,
 )
-from stages.fitting.standardize import Scaling, safe_std
+from stages.fitting.standardize import Scaling, moderated_std
 from stages.network.heads.linear import LinearHead
 from stages.runtime.float32 import float32_products
 
@@ -221,7 +221,7 @@ class DeviceLinearModels:
         mean = total / counts
         variance = (squares / counts - mean.square()).cpu().numpy()
         offset = mean + near
-        scale = safe_std(variance, (offset + self.shift).cpu().numpy())
+        scale = moderated_std(variance, (offset + self.shift).cpu().numpy(), counts.cpu().numpy())
         return offset.to(self.dtype), torch.from_numpy(scale).to(near)
 
     def _basis(self, offset: Tensor, scale: Tensor, *, l2: bool) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import fold_scores, logits, selection_score
-from stages.fitting.standardize import Scaling, safe_std
+from stages.fitting.standardize import Scaling, moderated_std
 from stages.fitting.symmetric import eigendecomposed, solved_in_place
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
@@ -326,7 +326,8 @@ def decomposed_by_rows(
     values -= mean
     scale = np.ones_like(mean)
     if scaling == "standard" and weights.any():
-        scale = safe_std(np.average(values**2, axis=0, weights=weights), mean + center)
+        variance = np.average(values**2, axis=0, weights=weights)
+        scale = moderated_std(variance, mean + center, float(weights.sum(dtype=np.float64)))
         values /= scale
     roots = np.sqrt(weights.astype(np.float64))[:, None]
     values *= roots

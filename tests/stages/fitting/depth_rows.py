@@ -37,7 +37,7 @@ def rows_of(count, seed, *, told_by=slice(150, 240), strength=1.0, labels=None, 
     rng = np.random.default_rng(seed)
     labels = rng.integers(3, size=count) if labels is None else labels
     fixed = np.random.default_rng(0)
-    directions, scales = fixed.normal(size=(3, WIDTH)), np.exp(fixed.normal(size=WIDTH))
+    directions, scales = fixed.normal(size=(3, WIDTH)), np.exp(0.3 * fixed.normal(size=WIDTH))
     rows = rng.normal(size=(count, WIDTH))
     rows[:, told_by] += 0.35 * strength * directions[labels][:, told_by]
     return FeatureRows((rows * scales + 2).astype(dtype), labels)

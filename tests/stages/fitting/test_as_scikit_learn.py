@@ -5,12 +5,12 @@ import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import head_probabilities, train_foldable_head, train_head
+from tests.stages.fitting.moderated_scaler import ModeratedScaler
 from tests.stages.fitting.rows_of_digits import fit_problem, numbered_classes, skewed
 
 C = 1e-2
@@ -122,7 +122,7 @@ def linear(name, rows, labels, weights):
 
 
 def scaled(rows, weights=None):
-    return StandardScaler().fit_transform(rows.astype(np.float64), sample_weight=weights)
+    return ModeratedScaler().fit_transform(rows.astype(np.float64), sample_weight=weights)
 
 
 def probabilities(found, rows):

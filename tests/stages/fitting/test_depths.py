@@ -34,7 +34,7 @@ def accuracy(head, rows):
 
 @pytest.mark.parametrize("told", TOLD_IN)
 def test_the_depths_that_tell_are_chosen(told):
-    train, val = (rows_of(count, seed, told_by=TOLD_IN[told]) for count, seed in ((70, 1), (30, 2)))
+    train, val = (rows_of(count, seed, told_by=TOLD_IN[told]) for count, seed in ((70, 10), (30, 11)))
     trained = train_head("ridge", problem_of(train, val))
     assert trained.settings["depths"] == told
     assert trained.settings["block weight"] == "sqrt"
@@ -42,7 +42,7 @@ def test_the_depths_that_tell_are_chosen(told):
     assert accuracy(trained.module, rows_of(300, 3, told_by=TOLD_IN[told])) > 0.8
 
 
-TRAIN, VAL, TEST = rows_of(70, 1), rows_of(30, 2), rows_of(300, 3)
+TRAIN, VAL, TEST = rows_of(70, 10), rows_of(30, 11), rows_of(300, 3)
 
 
 @pytest.mark.parametrize("name", ["logistic", "svm", "ridge", "rbf", "kernel_ridge", "knn", "ncm", "mlp"])

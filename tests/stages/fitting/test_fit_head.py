@@ -10,7 +10,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from cache.errors import DataError, UsageError
@@ -19,6 +18,7 @@ from stages.config.heads import HeadConfig
 from stages.fitting.fit_head import FeatureRows, head_probabilities, train_foldable_head, train_head
 from stages.tasks.base import evaluate, ranked_by
 from tests.stages.fitting.labels_and_numbers import labelled, numbered, problem_of
+from tests.stages.fitting.moderated_scaler import ModeratedScaler
 from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem, skewed
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ def test_a_logistic_head_scores_as_scikit_learn_does(classes, scaling):
     trained = train_head("logistic", fit_problem(train, val, classes=classes, options=only))
     features = np.concatenate([train.features, val.features]).astype(np.float64)
     labels = np.concatenate([train.labels, val.labels])
-    scaler = StandardScaler(with_mean=scaling == "standard", with_std=scaling == "standard").fit(features)
+    scaler = ModeratedScaler(with_mean=scaling == "standard", with_std=scaling == "standard").fit(features)
     reference = LogisticRegression(C=1e-2, tol=1e-9, max_iter=5000).fit(scaler.transform(features), labels)
     expected = reference.predict_proba(scaler.transform(test.features.astype(np.float64)))
     assert np.abs(head_probabilities(trained.module, test.features, TEN_CLASSES) - expected).max() < 1e-4
@@ -79,7 +79,7 @@ def test_a_kernel_head_scores_as_scikit_learn_does(classes):
     trained = train_head("rbf", fit_problem(train, val, classes=classes, options=only))
     features = np.concatenate([train.features, val.features]).astype(np.float32)
     labels = np.concatenate([train.labels, val.labels])
-    scaler = StandardScaler().fit(features)
+    scaler = ModeratedScaler().fit(features)
     logits = trained.module(torch.from_numpy(test.features).float()).detach().numpy() * trained.settings["temperature"]
     for number in range(1, classes):
         reference = SVC(C=3.0).fit(scaler.transform(features), labels == number)
@@ -132,11 +132,12 @@ def test_scores_that_are_compared_are_those_of_scikit_learn_to_an_image():
     features, labels = make_classification(400, 300, n_informative=5, random_state=0, class_sep=0.7)
     features = features.astype(np.float32)
     rows = [FeatureRows(features[part], labels[part]) for part in (slice(0, 300), slice(300, 400))]
-    trained = train_head("logistic", fit_problem(*rows, classes=2, options=HeadConfig(scalers=("standard",))))
+    options = HeadConfig(scalers=("standard",), c_values=HeadConfig.c_values[1:])
+    trained = train_head("logistic", fit_problem(*rows, classes=2, options=options))
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     theirs = {}
     for candidate in trained.selection:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=candidate["C"], tol=1e-6, max_iter=50_000))
+        model = make_pipeline(ModeratedScaler(), LogisticRegression(C=candidate["C"], tol=1e-6, max_iter=50_000))
         theirs[candidate["C"]] = cross_val_score(model, features, labels, cv=folds).mean()
         # fits stop early while they are compared, which shows where regularisation is far too weak: an image a fold
         allowed = 1 if candidate["C"] <= 0.1 else 5

@@ -14,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import StratifiedKFold, cross_val_predict, cross_val_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, Normalizer
 
 from stages.config.heads import HeadConfig
 from stages.fitting import fit_rbf_svm as kernel
@@ -25,6 +25,7 @@ from stages.fitting.folds import stratified_folds
 from stages.fitting.linear_models import LinearModelFactory
 from stages.fitting.svm import fit_svm
 from stages.tasks.base import ranked_by
+from tests.stages.fitting.moderated_scaler import ModeratedScaler
 from tests.stages.fitting.rows_of_digits import fit_problem, numbered_classes, skewed
 
 VALUES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -169,7 +170,7 @@ def test_the_head_of_a_search_on_held_out_rows_is_that_of_scikit_learn_on_all_ro
     standard = result.settings["scaler"] == "standard"
     for head, count in ((result.head, len(rows)), (result.head_train_only, train)):
         exact = rows.astype(np.float64)
-        scaler = StandardScaler(with_mean=standard, with_std=standard).fit(exact[:count])
+        scaler = ModeratedScaler(with_mean=standard, with_std=standard).fit(exact[:count])
         reference = LogisticRegression(C=result.settings["C"], tol=1e-9, max_iter=20000)
         reference.fit(scaler.transform(exact[:count]), labels[:count])
         expected = reference.predict_proba(scaler.transform(exact))
@@ -221,7 +222,7 @@ def test_a_classifier_of_scikit_learn_is_cross_validated_as_scikit_learn_does(cl
         return LogisticRegression(max_iter=2000, **settings)
 
     result = search.cross_validate(problem, make, {"C": [1e-3, 1.0]})
-    scaler = {"none": FunctionTransformer(), "standard": StandardScaler(), "l2": Normalizer()}[scaling]
+    scaler = {"none": FunctionTransformer(), "standard": ModeratedScaler(), "l2": Normalizer()}[scaling]
     for candidate in result.candidates:
         model = make_pipeline(scaler, make({"C": candidate["C"]}))
         folds = StratifiedKFold(4, shuffle=True, random_state=0)
@@ -244,7 +245,7 @@ def test_probabilities_of_left_out_rows_are_those_of_scikit_learn_at_the_lowest_
     assert (probabilities[:, 3] == 0).all()
     expected = {}
     for c in values:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, tol=1e-8, max_iter=5000))
+        model = make_pipeline(ModeratedScaler(), LogisticRegression(C=c, tol=1e-8, max_iter=5000))
         expected[c] = cross_val_predict(model, rows, labels, cv=folds, method="predict_proba")
     best = min(expected.values(), key=lambda probabilities: log_loss(labels, probabilities))
     assert np.abs(probabilities[:, :3] - best).max() < 0.02  # fits stop early, as those that are compared do

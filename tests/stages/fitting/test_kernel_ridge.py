@@ -5,12 +5,13 @@ import pytest
 import torch
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics.pairwise import rbf_kernel
-from sklearn.preprocessing import KernelCenterer, StandardScaler
+from sklearn.preprocessing import KernelCenterer
 
 from stages.config.heads import HeadConfig
 from stages.fitting import kernel_ridge
 from stages.fitting.kernel_ridge import fit_kernel_ridge
 from tests.stages.fitting.labels_and_numbers import labelled, numbered, problem_of
+from tests.stages.fitting.moderated_scaler import ModeratedScaler
 
 
 def reference(rows, targets, *, alpha, gamma):
@@ -30,7 +31,7 @@ def test_it_is_the_one_of_scikit_learn(kind, monkeypatch):
     assert fitted.settings["selected by"] == "leave-one-out on train+val"
     for head, size in ((fitted.head, 80), (fitted.head_train_only, 60)):
         outputs = head(torch.from_numpy(rows[:size])).detach().numpy() * fitted.settings.get("temperature", 1.0)
-        scaled = StandardScaler().fit_transform(rows[:size].astype(np.float64))
+        scaled = ModeratedScaler().fit_transform(rows[:size].astype(np.float64))
         signed = 2 * targets[:size] - 1 if kind is labelled else targets[:size]
         expected = reference(scaled, signed, alpha=0.5, gamma=0.5 / rows.shape[1])
         assert np.abs(outputs - expected).max() < 2e-3

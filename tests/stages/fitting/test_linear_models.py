@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
 from stages.fitting import linear_models as linear
 from stages.fitting.linear_models import LinearModelFactory
+from tests.stages.fitting.moderated_scaler import ModeratedScaler
 from tests.stages.fitting.rows_of_digits import numbered_classes, skewed
 
 
@@ -20,7 +21,7 @@ def scaled_by_scikit_learn(scaling, rows):
     rows = rows.astype(np.float64)
     return {
         "none": lambda: rows,
-        "standard": lambda: StandardScaler().fit_transform(rows),
+        "standard": lambda: ModeratedScaler().fit_transform(rows),
         "l2": lambda: normalize(rows),
     }[scaling]()
 

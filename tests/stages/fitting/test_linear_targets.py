@@ -5,12 +5,12 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from stages.fitting.linear_models import LinearModelFactory
 from stages.fitting.linear_targets import constant_logits
 from tests.stages.fitting.labels_and_numbers import label_task, labelled
+from tests.stages.fitting.moderated_scaler import ModeratedScaler
 
 
 def fitted(loss, rows, labels, *, c=0.3, scaling="none", balanced=False):
@@ -24,7 +24,7 @@ def fitted(loss, rows, labels, *, c=0.3, scaling="none", balanced=False):
 def test_several_labels_are_scikit_learns_one_against_the_rest():
     rows, labels = labelled()
     model, center = fitted("logistic", rows, labels, scaling="standard")
-    scaled = StandardScaler().fit_transform(rows.astype(np.float64))
+    scaled = ModeratedScaler().fit_transform(rows.astype(np.float64))
     reference = OneVsRestClassifier(LogisticRegression(C=0.3, tol=1e-8, max_iter=1000)).fit(scaled, labels)
     assert np.abs(model.scores(rows - center) - reference.decision_function(scaled)).max() < 1e-3
     assert np.abs(model.head()(torch.from_numpy(rows)).detach().numpy() - model.scores(rows - center)).max() < 1e-4

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import NearestCentroid
-from sklearn.preprocessing import StandardScaler
 
 from stages.config.heads import HeadConfig
 from stages.fitting.ncm import fit_ncm
+from tests.stages.fitting.moderated_scaler import ModeratedScaler
 from tests.stages.fitting.rows_of_digits import digits, fit_problem
 
 pytestmark = pytest.mark.filterwarnings("ignore:self.within_class_std_dev_")  # pixels at the border are the same in all
@@ -29,7 +29,7 @@ def test_classes_are_those_of_the_nearest_centroid():
 def test_standardized_rows_are_nearest_to_standardized_means():
     train, val, _ = digits(5, np.float32)
     found = fit_ncm(fit_problem(train, val, classes=5, options=HeadConfig(scalers=("standard",))))
-    scaler = StandardScaler().fit(train.features)
+    scaler = ModeratedScaler().fit(train.features)
     nearest = NearestCentroid().fit(scaler.transform(train.features), train.labels)
     ours = classes_of(found.head_train_only, val.features)
     assert np.mean(ours == nearest.predict(scaler.transform(val.features))) > 0.99

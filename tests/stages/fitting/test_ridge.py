@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import NearestCentroid
-from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.preprocessing import normalize
 
 from stages.config.heads import HeadConfig
 from stages.fitting import feature_rows as rows_module
@@ -20,6 +20,7 @@ from stages.fitting.ncm import fit_ncm
 from stages.fitting.ridge import GramSums, RidgeFits, RidgeTargets, decomposed_by_rows, fit_ridge
 from stages.fitting.symmetric import eigendecomposed
 from tests.stages.fitting.labels_and_numbers import labelled, numbered, problem_of
+from tests.stages.fitting.moderated_scaler import ModeratedScaler
 from tests.stages.fitting.rows_of_digits import digits, fit_problem, numbered_classes, skewed
 
 WAYS = ("by products", "by rows")
@@ -27,7 +28,7 @@ WAYS = ("by products", "by rows")
 
 def scaled_by_scikit_learn(scaling, rows):
     rows = rows.astype(np.float64)
-    return {"none": rows, "standard": StandardScaler().fit_transform(rows), "l2": normalize(rows)}[scaling]
+    return {"none": rows, "standard": ModeratedScaler().fit_transform(rows), "l2": normalize(rows)}[scaling]
 
 
 def decomposed(way, rows, labels, scaling, weights=None):
@@ -189,7 +190,7 @@ def test_each_target_is_fitted_to_the_rows_where_it_is_known_alone(kind, scaling
     signed = 2 * targets - 1 if kind is labelled else targets
     for number, column in enumerate(signed.T):
         known = ~np.isnan(column)
-        scaler = StandardScaler(with_mean=scaling == "standard", with_std=scaling == "standard").fit(rows[known])
+        scaler = ModeratedScaler(with_mean=scaling == "standard", with_std=scaling == "standard").fit(rows[known])
         reference = Ridge(alpha=10.0).fit(scaler.transform(rows[known]).astype(np.float64), column[known])
         assert np.abs(outputs[:, number] - reference.predict(scaler.transform(rows))).max() < 1e-3
 

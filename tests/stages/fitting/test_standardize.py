@@ -8,7 +8,8 @@ from torch import nn
 
 from stages.fitting import feature_rows, standardize
 from stages.fitting.feature_rows import FeatureRows
-from stages.fitting.standardize import Standardizer
+from stages.fitting.standardize import NEIGHBORS, Standardizer
+from tests.stages.fitting.moderated_scaler import ModeratedScaler
 from tests.stages.fitting.rows_of_digits import skewed
 
 
@@ -20,10 +21,53 @@ def test_blocks_give_the_mean_and_deviation_of_scikit_learn(shift, dtype, monkey
     rows = (rows + shift).astype(dtype)
     rows[:, 3] = 0.1  # a feature that never changes keeps its scale
     mean, scale = Standardizer.fit(FeatureRows(rows, labels)).moments
-    expected = StandardScaler().fit(rows.astype(np.float64))
+    expected = ModeratedScaler().fit(rows.astype(np.float64))
     assert np.allclose(mean, expected.mean_, rtol=1e-6)
-    assert np.allclose(scale, np.where(expected.var_ < 1e-12, 1, expected.scale_), rtol=1e-5)
+    assert np.allclose(scale, expected.scale_, rtol=1e-5)
     assert scale[3] == 1
+
+
+def rarely_on(count, width=200):
+    """Return rows of features after a ReLU, [count, width]; the seventh is on in one of 100 rows, all but off else."""
+    generator = np.random.default_rng(0)
+    rows = np.maximum(generator.normal(size=(count, width)), 0) * generator.uniform(0.5, 2, width)
+    rows[:, 7] = 1e-4 * generator.random(count) + (np.arange(count) % 100 == 99)
+    return rows.astype(np.float32)
+
+
+def test_a_feature_that_few_rows_have_on_counts_no_more_than_its_layer_lets_it():
+    """By its deviation among the rows that have it off alone it is 35,000 in the first that has it on."""
+    rows = rarely_on(90)
+    scaler = Standardizer.fit(FeatureRows(rows, np.zeros(90)))
+    assert 1 / rows[:, 7].std() > 30000
+    typical = np.median(rows.std(axis=0))
+    assert 0.3 * typical < scaler.moments[1][7] < 0.5 * typical
+    assert scaler.transform(torch.from_numpy(rarely_on(100)))[99, 7] < 10
+
+
+def test_of_many_rows_deviations_are_their_own():
+    rows = rarely_on(20_000)
+    mean, scale = Standardizer.fit(FeatureRows(rows, np.zeros(len(rows)))).moments
+    expected = StandardScaler().fit(rows.astype(np.float64))
+    assert np.allclose(mean, expected.mean_, atol=1e-6)
+    assert np.allclose(scale, expected.scale_, rtol=0.05)
+
+
+def test_each_feature_is_held_against_those_beside_it():
+    """Two networks' features, joined, of scales that are a million apart: neither squashes the other."""
+    rows = np.concatenate([rarely_on(60), 1e-6 * rarely_on(60), 1e6 * rarely_on(60)], axis=1)
+    scale = Standardizer.fit(FeatureRows(rows, np.zeros(60))).moments[1].numpy().reshape(3, -1)
+    alone = Standardizer.fit(FeatureRows(rarely_on(60), np.zeros(60))).moments[1].numpy()
+    inside = slice(NEIGHBORS, -NEIGHBORS)
+    assert np.allclose(scale[:, inside] / [[1], [1e-6], [1e6]], alone[inside], rtol=1e-4)
+    assert (scale / alone / [[1], [1e-6], [1e6]] < 2).all()  # at the seams, too
+
+
+@pytest.mark.parametrize("width", [1, 2, 32])
+def test_columns_of_a_table_have_deviations_of_their_own(width):
+    rows = rarely_on(50, 40)[:, :width] * 10.0 ** (np.arange(width) % 9)
+    scale = Standardizer.fit(FeatureRows(rows.astype(np.float32), np.zeros(50))).moments[1]
+    assert np.allclose(scale, StandardScaler().fit(rows).scale_, rtol=1e-4)
 
 
 def test_a_layer_on_standardized_rows_answers_the_same_once_it_has_taken_the_scaling_up():
