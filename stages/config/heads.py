@@ -190,6 +190,7 @@ class HeadConfig:
         minima |= {"fit_lr": 0, "fit_weight_decay": 0, "fit_batch_size": 1, "fit_label_smoothing": 0}
         minima |= {"n_neighbors": 1, "nystroem_components": 1, "max_memory_gb": 0, "category_min_count": 1}
         require_at_least(self, minima)
+        require("cv", self.cv, "0, which selects on the validation split, or at least 2", lambda folds: folds != 1)
         for option in ("c_values", "scalers", "block_weight", "n_neighbors", "fit_weight_decay"):
             if not getattr(self, option):
                 raise UsageError(f"`{option}` needs at least one value")

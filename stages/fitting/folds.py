@@ -85,9 +85,10 @@ def make_cv(
     members = "samples" if groups is None else "groups"
     if options.cv is not None and options.cv > fewest:
         reason = f"the rarest class has {fewest} {members}" if limits else f"there are {fewest} {members}"
+        most = f"at most {fewest}, or for " if fewest > 1 else ""
         raise UsageError(
             f"`cv` {options.cv}: {reason} in train+validation, fewer than folds; "
-            f"ask for at most {fewest}, or for 0 to select on the validation split"
+            f"ask for {most}0 to select on the validation split"
         )
     wanted = options.cv if options.cv is not None else (5 if size <= FOLDS_UP_TO else 0)
     folds = min(wanted, fewest)

@@ -49,6 +49,7 @@ def test_words_it_knows_and_options_without_words_are_taken():
             "`precision` 'fp64' is not one that there is.* There are fp32, tf32, bf16, fp16, auto.",
         ),
         (FeatureConfig, {"pool": "mean"}, "`pool` mean: there is no such pooling. There are avg, max"),
+        (HeadConfig, {"cv": 1}, "`cv` 1 must be 0, which selects on the validation split, or at least 2"),
         (
             HeadConfig,
             {"scalers": ("minmax",)},
