@@ -38,16 +38,16 @@ from scipy.special import log_softmax
 from pipeline.cli.output import echo
 from pipeline.text import table
 from stages.config.heads import HeadConfig
-from stages.fitting.device_linear import DeviceLinearModels, LinearFit
-from stages.fitting.device_search import DeviceFits
 from stages.fitting.feature_rows import FeatureRows
-from stages.fitting.grid_search import refit_best
-from stages.fitting.linear_models import LinearModelFactory
-from stages.fitting.logistic import fit_logistic
+from stages.fitting.heads.logistic import fit_logistic
+from stages.fitting.heads.ridge import fit_ridge
 from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
-from stages.fitting.ridge import fit_ridge
 from stages.fitting.scores import logits
+from stages.fitting.solvers.device_linear import DeviceLinearModels, LinearFit
+from stages.fitting.solvers.device_search import DeviceFits
+from stages.fitting.solvers.grid_search import refit_best
+from stages.fitting.solvers.linear_models import LinearModelFactory
 from stages.tasks.single_label import SingleLabel
 
 BLOCK_ROWS = 1 << 15

@@ -21,7 +21,7 @@ TESTED_FROM_OUTSIDE = [
     "stages/finetuning/image_batches.py",
     "stages/fitting/feature_rows.py",
     "stages/fitting/problem.py",
-    "stages/fitting/sgd.py",
+    "stages/fitting/heads/sgd.py",
     "stages/inspection/extrapolation.py",
     "stages/inspection/inspect.py",
     "stages/inspection/layer_probe.py",

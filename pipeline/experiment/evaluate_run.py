@@ -72,9 +72,9 @@ from stages.extraction.stand_in import stand_in
 from stages.finetuning.predict_images import predict_proba, read_vectors
 from stages.finetuning.predict_masks import mask_statistics
 from stages.finetuning.transfer_model import TransferModel
+from stages.fitting.epochs.map_heads import map_statistics
 from stages.fitting.feature_rows import StreamedFeatureRows
 from stages.fitting.fit_head import head_probabilities
-from stages.fitting.map_heads import map_statistics
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import AggregatedBlocksHead
 from stages.runtime.progress import progress

@@ -34,7 +34,7 @@ from pipeline.text import (
 )
 from stages.config.data import DataConfig
 from stages.extraction.extractor import Extractor
-from stages.fitting.map_probe import FEWEST_EPOCHS
+from stages.fitting.epochs.map_probe import FEWEST_EPOCHS
 from stages.inspection.layer_probe import MOST_LOST, CutScore, LayerProbe
 
 

@@ -1,6 +1,6 @@
 """Which heads there are, and what is known of each before anything of it is imported.
 
-A head is one file: a function in ``stages/fitting`` under ``@register_head``, or a torch module in
+A head is one file: a function in ``stages/fitting/heads`` under ``@register_head``, or a torch module in
 ``stages/network/heads`` under ``@register_torch_head``. Both are things of one registry, see :mod:`cache.registry`;
 here is what a head says of itself, and how its name is spoken of.
 """
@@ -69,7 +69,7 @@ class HeadKind(Registration):
 HEADS = Registry[HeadKind, Any](
     "head",
     HeadKind,
-    ["stages.fitting", "stages.network.heads"],
+    ["stages.fitting.heads", "stages.network.heads"],
     option="head",
     decorators={"register_head": {}, "register_torch_head": {"in_epochs": True, "streams": True}},
 )

@@ -22,6 +22,8 @@ from stages.config.head_registry import find_head, import_head, names_where
 from stages.config.heads import HeadConfig, HeadName
 from stages.fitting.blocks import fit_blocks
 from stages.fitting.depths import fit_depths
+from stages.fitting.epochs.map_heads import map_loss, map_statistics
+from stages.fitting.epochs.torch_heads import fit_torch_head
 from stages.fitting.feature_rows import (
     BATCH_ROWS,
     AnyFeatureRows,
@@ -31,13 +33,11 @@ from stages.fitting.feature_rows import (
     require_in_memory,
     require_learnable,
 )
-from stages.fitting.linear_targets import two_sided
-from stages.fitting.map_heads import map_loss, map_statistics
 from stages.fitting.out_of_fold import OutOfFold, nested
 from stages.fitting.problem import CutContext, FitProblem
 from stages.fitting.registry import FitFunction
 from stages.fitting.result import HeadFit
-from stages.fitting.torch_heads import fit_torch_head
+from stages.fitting.solvers.linear_targets import two_sided
 from stages.network.heads.base import Head, vector_width
 from stages.network.heads.registry import recipe_of_head
 from stages.network.map_layout import MapLayout

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.fitting.epochs.map_heads import activated_images, masks_of
+from stages.fitting.epochs.map_probe import quick_map_head
 from stages.fitting.feature_rows import AnyFeatureRows, StreamedFeatureRows
 from stages.fitting.folds import divisions
-from stages.fitting.map_heads import activated_images, masks_of
-from stages.fitting.map_probe import quick_map_head
 from stages.fitting.problem import FitProblem
 from stages.inspection.out_of_fold import FOLDS
 from stages.runtime.progress import progress

@@ -15,10 +15,10 @@ from cache.errors import DataError, UsageError
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.folds import stratified_folds
-from stages.fitting.grid_search import cross_val_proba
-from stages.fitting.linear_models import LinearModelFactory
+from stages.fitting.heads.ridge import RidgeFits
 from stages.fitting.problem import FitProblem
-from stages.fitting.ridge import RidgeFits
+from stages.fitting.solvers.grid_search import cross_val_proba
+from stages.fitting.solvers.linear_models import LinearModelFactory
 from stages.runtime.float32 import float32_products
 from stages.tasks.base import Task
 from stages.tasks.temperature import fit_temperature

@@ -55,6 +55,7 @@ from stages.extraction.read_features import read_features, require_cached
 from stages.finetuning.predict_masks import mask_statistics
 from stages.finetuning.sample_views import image_count
 from stages.finetuning.transfer_model import head_on_features
+from stages.fitting.epochs.map_heads import map_statistics, predicted_masks
 from stages.fitting.feature_rows import AnyFeatureRows
 from stages.fitting.fit_head import (
     CutContext,
@@ -72,7 +73,6 @@ from stages.fitting.fit_head import (
     require_smoothed_loss,
     train_foldable_head,
 )
-from stages.fitting.map_heads import map_statistics, predicted_masks
 from stages.fitting.out_of_fold import OutOfFold
 from stages.fitting.problem import PixelTargets
 from stages.inspection.unlike import UnlikeDetector

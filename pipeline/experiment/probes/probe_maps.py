@@ -14,8 +14,8 @@ from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import CachedCut, Extractor
 from stages.extraction.read_features import drop_unreadable, read_features, require_cached
+from stages.fitting.epochs.map_probe import probe_maps
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, StreamedFeatureRows
-from stages.fitting.map_probe import probe_maps
 from stages.fitting.problem import FitProblem, PixelTargets
 from stages.inspection.layer_probe import CutScore, LayerProbe, groups_of
 from stages.inspection.sample_scores import require_rising

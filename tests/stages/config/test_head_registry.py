@@ -69,7 +69,8 @@ def test_a_name_that_is_taken_is_an_error_that_names_both(monkeypatch):
         """Another one."""
 
     with pytest.raises(
-        UsageError, match=r"two heads are called 'ridge': that of stages.fitting.ridge.* and .*test_head_registry.*fit;"
+        UsageError,
+        match=r"two heads are called 'ridge': that of stages.fitting.heads.ridge.* and .*test_head_registry.*fit;",
     ):
         HEADS.register(HeadKind("ridge", "ridge"), fit)
     forget_afterwards(monkeypatch, HEADS)
@@ -152,7 +153,7 @@ def test_two_packages_with_one_name_are_told_apart_by_the_error(their_package):
         "    except UsageError as error: print(error)\n",
     )
     lda = "their_package.lda (the package their-package)"
-    assert f"two heads are called 'ridge': that of stages.fitting.ridge and that of {lda}" in output
+    assert f"two heads are called 'ridge': that of stages.fitting.heads.ridge and that of {lda}" in output
     assert f"{lda} registers no head lowrank" in output
 
 

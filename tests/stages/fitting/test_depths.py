@@ -9,9 +9,9 @@ import torch
 from cache.errors import UsageError
 from stages.config.heads import HeadConfig
 from stages.fitting import depths, fit_head, span
+from stages.fitting.epochs.torch_heads import fit_torch_head
 from stages.fitting.feature_rows import FeatureRows, StreamedFeatureRows
 from stages.fitting.fit_head import head_probabilities, train_foldable_head, train_head
-from stages.fitting.torch_heads import fit_torch_head
 from stages.network.heads.serialization import load_head, save_head
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.regression import Regression

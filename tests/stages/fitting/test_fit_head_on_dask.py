@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_info
 
 from stages.config.heads import HeadConfig
 from stages.fitting.fit_head import FeatureRows, train_head
-from stages.fitting.linear_models import LinearModel, LinearModelFactory
 from stages.fitting.scores import selection_score
+from stages.fitting.solvers.linear_models import LinearModel, LinearModelFactory
 from stages.runtime.threads import one_thread_per_fit
 from tests.stages.fitting.rows_of_digits import fit_problem, numbered_classes
 

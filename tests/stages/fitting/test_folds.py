@@ -28,10 +28,12 @@ def test_groups_stay_together():
 
 def test_more_folds_than_samples_of_a_class_are_refused_and_fewer_are_made_where_none_were_asked_for():
     rare = np.where(np.arange(60) < 3, 0, 1)
-    with pytest.raises(UsageError, match="the rarest class has 3 samples .* ask for at most 3, or for 0 to"):
+    with pytest.raises(UsageError, match=r"the rarest class has 3 samples .* ask for at most 3, or for 0 to"):
         make_cv(HeadConfig(cv=4), 45, 60, rare, 0)
     assert make_cv(HeadConfig(), 45, 60, rare, 0).description.startswith("3-fold")
-    with pytest.raises(UsageError, match="the rarest class has 1 groups .* ask for 0 to select on the validation split"):
+    with pytest.raises(
+        UsageError, match=r"the rarest class has 1 groups .* ask for 0 to select on the validation split"
+    ):
         make_cv(HeadConfig(cv=2), 45, 60, rare, 0, groups=np.where(rare == 0, 0, np.arange(60)))
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from stages.config.heads import HeadConfig
-from stages.fitting import ridge
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import get_fit
+from stages.fitting.heads import ridge
+from stages.fitting.heads.ridge import GramSums, RidgeTargets
 from stages.fitting.problem import FitProblem
-from stages.fitting.ridge import GramSums, RidgeTargets
 from stages.runtime import device as devices
 from stages.runtime.device import product_device
 from stages.tasks.multi_label import MultiLabel

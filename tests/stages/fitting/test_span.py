@@ -7,7 +7,7 @@ import torch
 from cache.errors import DataError
 from stages.fitting import span
 from stages.fitting.feature_rows import FeatureRows
-from stages.fitting.logistic import fit_logistic
+from stages.fitting.heads.logistic import fit_logistic
 from stages.fitting.span import BlockRows, DepthChoice
 from stages.network.heads.depths import ProjectedHead
 from stages.network.heads.knn import KNNHead

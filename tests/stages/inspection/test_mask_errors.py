@@ -8,7 +8,7 @@ import pytest
 from stages.fitting.feature_rows import FeatureRows
 from stages.inspection.mask_errors import LEAST, find_mask_errors
 from stages.tasks.base import find_metric
-from tests.stages.fitting.test_map_heads import TASK, VOID, make_problem
+from tests.stages.fitting.epochs.test_map_heads import TASK, VOID, make_problem
 
 COUNT, WRONG = 24, 5
 

@@ -1,0 +1,1 @@
+"""Heads that train in epochs: several side by side, in folds, on vectors and on maps."""
