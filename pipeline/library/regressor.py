@@ -27,7 +27,8 @@ class TransferRegressor(RegressorMixin, HeadEstimator):  # type: ignore[misc]
     c_values : tuple of float, optional
         Values of C that are tried (default: eleven from 1e-5 to 1).
     scalers : tuple of {"none", "standard", "l2"}
-        Scalings of the features that are tried.
+        Scalings of the features that are tried. ``standard`` holds the variance of each against those of its neighbors,
+        as few rows tell it badly; columns of a table, more than 32 and in unlike units, are to be scaled before.
     cv : int, optional
         As for :class:`TransferClassifier`.
     validation_fraction : float
