@@ -26,8 +26,14 @@ class TappedMap(NamedTuple):
     layout: str
 
 
-def scores_of(answered: Tensor, classes: Sequence[int]) -> Tensor:
-    """Return the output of each image that is explained, [b], of what a head answers, [b, classes]."""
+def scores_of(answered: Tensor, classes: Sequence[int], *, of_softmax: bool) -> Tensor:
+    """Return the output of each image that is explained, [b], of what a head answers, [b, classes].
+
+    Of a softmax differences alone count, and a head may put all of them into some outputs, as logistic regression on
+    two classes leaves that of the first at 0. There it is the output less the mean of all.
+    """
+    if of_softmax:
+        answered = answered - answered.mean(dim=1, keepdim=True)
     return answered[torch.arange(len(classes)), torch.as_tensor(classes)]
 
 

@@ -2,9 +2,9 @@
 
 Of heads on several depths it is the deepest map on which they depend; of mirror images the map of the image and that of
 its mirror image, turned back; of ensembles and of means over networks the sum of what each member's map says, weighed
-as the members are. Where no place of an image speaks for what is predicted, because what all outputs share does (an
-intercept: a class is what is left where nothing speaks for another), the map is of where it speaks least against it. An
-image without a map is never passed over in silence: what there is to say comes with the maps.
+as the members are. Where no place of an image speaks for what is predicted (a class may be what is left where nothing
+speaks for another), the map is of where it speaks least against it. An image without a map is never passed over in
+silence: what there is to say comes with the maps.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ from stages.network.heads.base import layout_and_channels
 from stages.network.heads.ensemble import EnsembleHead
 from stages.network.heads.registry import saved_class
 from stages.network.heads.serialization import load_head, read_head
+from stages.tasks.base import task_from_json
+from stages.tasks.single_label import SingleLabel
 from stages.training.losses import logits_of
 
 _DEEPEST = 8
@@ -128,8 +130,8 @@ def _heat_maps(
     notes = [
         note,
         f"{gone} of the {len(keys)} images cannot be read any more." if gone else "",
-        f"In {against} of {len(there)} images no place speaks for what is predicted, but what all images share: the "
-        "heat map is of where such an image speaks least against it."
+        f"In {against} of {len(there)} images no place speaks for what is predicted: the heat map is of where such "
+        "an image speaks least against it."
         if against
         else "",
         f"{silent} of {len(there)} images have no heat map, as no place of them counts more than another."
@@ -158,7 +160,7 @@ def _of_cached_maps(
     layout = layout_and_channels(str(config["head"]), store.row_shape)[0]
     with torch.enable_grad():
         maps = torch.from_numpy(store.read(list(keys)).astype(np.float32)).requires_grad_()
-        found = _found(scores_of(_outputs(head, maps), classes), [TappedMap(maps, layout)])
+        found = _found(_explained(card, _outputs(head, maps), classes), [TappedMap(maps, layout)])
     if found is None:
         raise _UnexplainedError("what the method answers does not depend on its maps smoothly, or they are no grid")
     preprocessing = Preprocessing.from_json(store.spec.preprocessing)
@@ -247,7 +249,7 @@ class _ExplainedNetwork:
 
     def __init__(self, network: Network) -> None:
         extractor = network.extractor
-        self._extractor = extractor
+        self._extractor, self._recipe = extractor, network.recipe
         self._mirrored = extractor.options.mirror and network.recipe.unfreeze is None
         self._head = network.upper.model.head.requires_grad_(requires_grad=False)
         taps = _taps(extractor)
@@ -289,7 +291,7 @@ class _ExplainedNetwork:
             if self._mirrored:
                 rows = (rows[: len(images)] + rows[len(images) :]) / 2
             tapped = [TappedMap(values, cut.layout) for cut, values in zip(self._maps, maps, strict=True)]
-            found = _found(scores_of(_outputs(self._head, rows), classes), tapped)
+            found = _found(_explained(self._recipe, _outputs(self._head, rows), classes), tapped)
         if found is None or not self._mirrored:
             return found
         return found[: len(images)] + found[len(images) :].flip(-1)
@@ -331,6 +333,11 @@ def _with_tuned(network: nn.Module, tuned: dict[str, Tensor]) -> nn.Module:
     if tuned and (unknown := network.load_state_dict(tuned, strict=False).unexpected_keys):
         raise _UnexplainedError(f"the tuned weights {', '.join(unknown[:3])} have no place in the network as it is")
     return network
+
+
+def _explained(card: ModelCard, answered: Tensor, classes: Sequence[int]) -> Tensor:
+    """Return what is explained of what a head answers, [b]."""
+    return scores_of(answered, classes, of_softmax=isinstance(task_from_json(card.task), SingleLabel))
 
 
 def _outputs(head: nn.Module, rows: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ LAYOUTS = {
 def grad_cam(maps, outputs, classes, layout):
     """What a head says of maps, as the page has it."""
     leaves = maps.detach().requires_grad_()
-    found = place_evidence(scores_of(outputs(leaves), classes), [TappedMap(leaves, layout)])
+    found = place_evidence(scores_of(outputs(leaves), classes, of_softmax=False), [TappedMap(leaves, layout)])
     return [None] * len(classes) if found is None else strengths_of(found)
 
 
@@ -77,3 +77,10 @@ def test_a_channel_that_is_alike_everywhere_spoils_no_map_by_its_deviation():
     found = place_evidence(rows @ torch.cat([WEIGHTS, WEIGHTS])[:, 0], [TappedMap(leaves, "nchw")])
     assert found.isfinite().all()
     assert found.any()
+
+
+def test_of_a_softmax_an_output_is_explained_against_the_mean_of_all():
+    answered = torch.tensor([[0.0, 3.0, 6.0], [1.0, 1.0, 4.0]])
+    assert scores_of(answered, [0, 2], of_softmax=True).tolist() == [-3.0, 2.0]
+    assert scores_of(answered + torch.tensor([[5.0], [-2.0]]), [0, 2], of_softmax=True).tolist() == [-3.0, 2.0]
+    assert scores_of(answered, [0, 2], of_softmax=False).tolist() == [0.0, 4.0]

@@ -41,9 +41,14 @@ def activation(experiment, location, weights):
     return torch.einsum("chw,c->hw", maps, weights).clamp(min=0), pixels
 
 
+def of_class(head, number):
+    """The weights of an output, less the mean of those of all."""
+    weights = head.output.weight.detach()
+    return weights[number] - weights.mean(dim=0)
+
+
 def linear_of(directory, number):
-    head = load_head(directory / "head.safetensors")[0]
-    return head.output.weight.detach()[number]
+    return of_class(load_head(directory / "head.safetensors")[0], number)
 
 
 def compared(found, experiment, locations, weights_of):
@@ -69,6 +74,23 @@ def test_heat_of_a_linear_head_behind_an_average_is_the_class_activation_map(tra
     classes = Result.load(directory).predictions.statistics["target"][:12].tolist()
     found = heat_of(directory, keys, locations, classes)
     assert compared(found, experiment, locations, lambda number: linear_of(directory, classes[number])) > 1
+
+
+def test_the_class_whose_output_is_left_at_zero_has_what_speaks_against_the_other(trained_runs, tmp_path):
+    """Logistic regression on two classes puts all that it knows into the output of one."""
+    _, experiment = trained_runs
+    directory = experiment.directory / "linear-ridge"
+    keys, locations = asked(directory)
+    first = two_heads(experiment)[0]
+    second = LinearHead((experiment.extractor.row_shape[0],), 3)
+    second.output.weight.data.copy_(first.output.weight - first.output.weight[2:])  # the same softmax
+    found = [
+        heat_of(saved_beside(directory, head, tmp_path / name), keys, locations, [2] * len(keys))
+        for name, head in (("first", first), ("second", second))
+    ]
+    assert compared(found[1], experiment, locations, lambda _: of_class(first, 2)) > 1
+    for one, other in zip(*found, strict=True):
+        assert np.allclose(one.strengths, other.strengths, atol=1e-3)
 
 
 def test_of_several_cuts_the_deepest_map_is_explained_by_the_weights_of_its_own_part(on_depths):
@@ -120,7 +142,7 @@ def test_an_ensemble_is_the_weighted_sum_of_its_members(trained_runs, tmp_path):
     heads = two_heads(experiment)
     ensemble = EnsembleHead.weighted(heads, [0.3, 0.7], "softmax")
     found = heat_of(saved_beside(directory, ensemble, tmp_path / "both"), keys, locations, [2] * len(keys))
-    weights = 0.3 * heads[0].output.weight.detach()[2] + 0.7 * heads[1].output.weight.detach()[2]
+    weights = 0.3 * of_class(heads[0], 2) + 0.7 * of_class(heads[1], 2)
     assert compared(found, experiment, locations, lambda _: weights) > 1
 
 
@@ -181,20 +203,21 @@ def test_what_no_place_speaks_for_has_a_map_of_what_speaks_least_against_it(trai
     directory = experiment.directory / "linear-ridge"
     keys, locations = asked(directory)
     against = LinearHead((experiment.extractor.row_shape[0],), 3)
-    against.output.weight.data.fill_(-1.0)
+    against.output.weight.data.fill_(0.0)
+    against.output.weight.data[0] = -1.0
     silent = saved_beside(directory, against, tmp_path / "against")
     with caplog.at_level(logging.INFO, "cutonce"):
         found = heat_maps(silent, keys, [*locations[:-1], "gone.jpg"], [0] * len(keys))
     assert found.maps[-1] is None
     for heat, location in zip(found.maps[:-1], locations[:-1], strict=True):
-        against_it, pixels = activation(experiment, location, -against.output.weight.detach()[0])
+        against_it, pixels = activation(experiment, location, -of_class(against, 0))
         expected = (against_it.mean() - against_it).clamp(min=0)
         assert heat.least_against
         assert np.array_equal(heat.view, pixels.permute(1, 2, 0).numpy())
         assert np.allclose(heat.strengths, (expected / expected.max()).numpy(), atol=1e-3)
     words = (
-        "In 5 of 5 images no place speaks for what is predicted, but what all images share: the heat map is of where "
-        "such an image speaks least against it."
+        "In 5 of 5 images no place speaks for what is predicted: the heat map is of where such an image speaks least "
+        "against it."
     )
     assert found.note == f"1 of the 6 images cannot be read any more. {words}"
     assert [record.message for record in caplog.records] == [f"note: {found.note.rstrip('.')}"]
@@ -208,7 +231,7 @@ def test_what_has_no_map_is_told_once_with_its_reason(trained_runs, tmp_path, ca
     assert len(off)  # channels that are off at all places of these images
     head = LinearHead((experiment.extractor.row_shape[0],), 3)
     head.output.weight.data.fill_(0.0)
-    head.output.weight.data[:, off] = 1.0
+    head.output.weight.data[0, off] = 1.0
     found = heat_maps(saved_beside(directory, head, tmp_path / "off"), keys, locations, [0] * len(keys))
     assert found.maps == [None] * len(keys)
     assert found.note == "6 of 6 images have no heat map, as no place of them counts more than another."
