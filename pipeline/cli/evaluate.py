@@ -23,6 +23,8 @@ def evaluate(
     seen: Literal["refuse", "leave-out", "keep"] = "refuse",
     unknown: Literal["refuse", "leave-out"] = "refuse",
     target: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())] = (),
+    images: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())] = (),
+    folders: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())] = (),
     group_by: str | None = None,
     group_column: str | None = None,
     name: str | None = None,
@@ -62,6 +64,12 @@ def evaluate(
         Samples of classes that the run does not know: refuse or leave-out.
     target
         Columns of a table that hold the targets, where they are not called as in the run.
+    images
+        Columns of a table that hold the images of a sample, in the order of the run's, where they are not called as
+        there.
+    folders
+        What the folders in a folder are, where their names do not say it: classes, or the split of each one, as dev=val
+        unlabeled=none (none leaves it out).
     group_by
         Which images are of one subject, where that is not as in the run.
     group_column
@@ -82,7 +90,13 @@ def evaluate(
 
     if name is not None and out is not None:
         raise UsageError("`name` calls a folder in the run, and `out` is another one: give one of them")
-    given: dict[str, Any] = {"target": target, "group_by": group_by, "group_column": group_column}
+    given: dict[str, Any] = {
+        "target": target,
+        "images": images,
+        "folders": folders,
+        "group_by": group_by,
+        "group_column": group_column,
+    }
     given = {option: value for option, value in given.items() if value not in (None, ())}
     if "group_by" in given or "group_column" in given:  # one takes the place of the other
         given = {"group_by": "auto", "group_column": None, **given}

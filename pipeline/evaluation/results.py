@@ -628,7 +628,7 @@ def _how_tasks_differ(task: Task, other: Task) -> str:
     differing = [name for name in said if said[name] != said_of_other.get(name)]
     names = [listed(getattr(compared, "class_names", ()), separator="; ") for compared in (task, other)]
     if names[0] != names[1]:
-        return f"different classes ({'; '.join(names)})"
+        return f"different classes ({', and '.join(names)})"
     settings = (f"{name} {said[name]!r} and {said_of_other.get(name)!r}" for name in differing)
     return f"different settings of {task.name} ({'; '.join(settings)})"
 

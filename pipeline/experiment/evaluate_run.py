@@ -43,16 +43,19 @@ from pipeline.experiment.setup.run_setup import record_options
 from pipeline.options.toml_file import read_configuration
 from pipeline.run_layout import (
     CONFIGURATION,
+    ENVIRONMENT,
     EVALUATION,
     EVALUATIONS,
     EXTRACTION,
     FIGURES,
     MANIFEST,
+    MARKDOWN,
     MODEL_CARD,
     PREDICTIONS_TABLE,
     REPORT,
     RESULT,
     RESULTS,
+    TABLE,
     TRAINED_IN,
     seed_dir,
     seed_dirs,
@@ -88,6 +91,9 @@ _LOG = logging.getLogger("cutonce")
 
 _FROM_RUN = ("images", "sample", "frames", "group_by", "group_column", "target", "log_target")
 """Options that say how samples and targets are read: as the run's, unless they are given."""
+
+_WRITTEN = (FIGURES, REPORT, MARKDOWN, RESULTS, PREDICTIONS_TABLE, TABLE, CONFIGURATION, ENVIRONMENT)
+"""What an evaluation leaves besides folders of seeds."""
 
 _NAMED = 3
 """Samples that a message names."""
@@ -320,6 +326,12 @@ def _make_room(out: Path) -> None:
     """Remove what an evaluation that is there has left; refuse a folder that is none."""
     if files_of_methods(out, MODEL_CARD) or (files_of_methods(out, RESULT) and not (out / EVALUATION).exists()):
         raise UsageError(f"`out` {out} is a run: an evaluation goes into a folder of its own")
+    there = [path.name for path in (*seed_dirs(out), *(out / name for name in _WRITTEN)) if path.exists()]
+    if there and not (out / EVALUATION).exists():
+        raise UsageError(
+            f"`out` {out} holds what no evaluation wrote and one would replace ({listed(there)}): name a new or empty "
+            "folder"
+        )
     for directory in (*seed_dirs(out), out / FIGURES):
         shutil.rmtree(directory, ignore_errors=True)
     for name in (REPORT, RESULTS, PREDICTIONS_TABLE):

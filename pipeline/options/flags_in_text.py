@@ -8,9 +8,10 @@ from functools import cache
 from pipeline.options.toml_file import known_names
 
 _OF_COMMANDS = (
-    *("abstain_below", "budget", "config", "draws", "each_block", "feature_map", "format", "log_json", "manifest"),
-    *("max_predict_ms", "members", "method", "no_auxiliary", "overwrite", "repair", "replay", "results"),
-    *("seed", "seen", "threshold", "top_k", "track", "trials", "unknown", "yes"),
+    *("abstain_below", "budget", "config", "draws", "each_block", "feature_map", "format", "keep", "log_json"),
+    *("manifest", "masks", "max_predict_ms", "members", "method", "no_auxiliary", "overwrite", "probabilities"),
+    *("repair", "replay", "results", "seed", "seen", "split", "threshold", "top_k", "track", "trials", "unknown"),
+    "yes",
 )
 """Options that belong to single commands and stand in messages."""
 

@@ -14,6 +14,8 @@ from stages.config.features import FeatureConfig
 def prune(
     *fingerprints: str,
     keep: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())],
+    images: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())] = (),
+    frames: int | None = None,
     cache: CacheFolder = FeatureConfig.cache,
     damaged: Annotated[bool, Parameter(negative="")] = False,
     yes: Annotated[bool, Parameter(negative="")] = False,
@@ -35,7 +37,12 @@ def prune(
     fingerprints
         The caches, each by its first digits (default: all).
     keep
-        Run directories (all their seeds), manifest.csv files, and data as --data takes it; what these need stays.
+        Run directories (all their seeds), manifest.csv files, and data as --data takes it; what these need stays. Tiles
+        are kept by the runs that they were cut for.
+    images
+        Columns of the tables of data that hold the images of a sample, as of `extract`.
+    frames
+        Most images of a sample of the data, as of `extract`, with which alone videos are read.
     damaged
         Empty the folder of damaged files that were set aside.
     yes
@@ -46,12 +53,14 @@ def prune(
     from pipeline.cli.cache.flags import short
     from pipeline.cli.output import echo
     from pipeline.experiment.setup.saved_manifests import load_all
+    from pipeline.library.argument_names import argument_names
     from pipeline.text import byte_count, table
 
     caches = [open_cache(path) for path in find_caches(cache, fingerprints)]
     needed: set[str] = set()
     for source in keep:
-        manifests = load_all(source, cache)
+        with argument_names(data="keep"):
+            manifests = load_all(source, cache, images, frames)
         keys = {key for manifest in manifests for key in manifest.distinct_images.keys}
         unreadable = {location for manifest in manifests for location, _ in manifest.unreadable}
         echo(f"keep {source}: {len(keys):,} different images")

@@ -402,10 +402,10 @@ def _make_and_test(
         trainable_parameters=sum(member.result.trainable_parameters for member in members),
     )
     result = _with_costs(build_result(experiment, outcome), candidates, members)
-    for name in (FEATURES_READ, VIEWS_READ):
-        read = [str(member.result.provenance[name]) for member in members if name in member.result.provenance]
+    for remark in (FEATURES_READ, VIEWS_READ):
+        read = [str(member.result.provenance[remark]) for member in members if remark in member.result.provenance]
         if read:
-            result.provenance[name] = "; ".join(dict.fromkeys(read))
+            result.provenance[remark] = "; ".join(dict.fromkeys(read))
     kept = {field.name for field in fields(DataConfig)}
     of_data = {option: value for option, value in members[0].result.options.items() if option in kept}
     result = replace(result, options={**of_data, **asdict(replace(options, head=()))})

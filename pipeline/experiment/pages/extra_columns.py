@@ -35,11 +35,15 @@ def extra_columns(results: Sequence[Result]) -> list[dict[str, list[str]]]:
 
 
 def _test_samples(path: Path) -> Manifest | None:
-    """Return the test split of a saved manifest; None where it has nothing to add."""
+    """Return the samples of a saved manifest that are tested: its test split, or, of outer folds, all of them.
+
+    None where it has nothing to add.
+    """
     if not path.exists() or not has_extra_columns(path):
         return None
     manifest = Manifest.load(path)
-    return manifest.select(manifest.indices("test"))
+    tested = manifest.indices("test")
+    return manifest.select(tested) if len(tested) else manifest
 
 
 def _of_predictions(predictions: Predictions, samples: Manifest | None) -> dict[str, list[str]]:

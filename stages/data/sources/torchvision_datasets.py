@@ -127,7 +127,9 @@ def _check_name(name: str, variant: str) -> None:
     if required - {"split"}:
         raise UsageError(f"{PREFIX}{name} is not a classification data set: it needs {', '.join(sorted(required))}")
     if required and not variant:
-        raise UsageError(f"say which part of {PREFIX}{name}, like {PREFIX}EMNIST/letters; PART is its `split`")
+        raise UsageError(
+            f"say which part of {PREFIX}{name}, like {PREFIX}EMNIST/letters; PART is what its argument split takes"
+        )
     if variant and "split" not in parameters:
         raise UsageError(f"{PREFIX}{name} has no parts to choose; leave out /{variant}")
 

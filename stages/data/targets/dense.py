@@ -56,8 +56,8 @@ def read_masks(columns: TargetColumns, options: DataConfig) -> Reading:
         notes.append(f"images without a {name}: {len(left_out):,}, left out ({columns.rows(left_out)})")
     if not columns.in_table or not with_mask:
         raise UsageError(
-            f"`data` {columns.data} has no masks: put them into a folder `masks` beside the folder `images`, under the "
-            "names of their images, or into a column `mask` of a table"
+            f"`data` {columns.data} has no masks: put them into a folder masks/ beside the folder images/, under the "
+            "names of their images, or into a column mask of a table"
         )
     facts, reasons = survey_masks([texts[index] for index in with_mask])
     unreadable = {index: reasons[texts[index]] for index in with_mask if texts[index] in reasons}

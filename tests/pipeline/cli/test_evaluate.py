@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.experiment import evaluate_run
+from stages.config.data import DataConfig
 from tests.pipeline.cli.test_commands import call
 
 
@@ -33,6 +34,14 @@ def test_flags_reach_it_and_a_column_of_groups_takes_the_place_of_the_runs_rule(
     assert given == {"target": ("price", "area"), "group_by": "auto", "group_column": "patient"}
     assert options.seen == "leave-out"
     assert out == Path("runs/a/evaluations/north")
+
+
+def test_what_columns_and_folders_are_is_taken_as_messages_about_the_data_advise(asked, capsys):
+    flags = ["--images", "front", "back", "--folders", "dev=test,holdout=none"]
+    assert call(capsys, "evaluate", "runs/a", "--data", "new", *flags)[0] == 0
+    ((_, data, given, _, _),) = asked
+    options = DataConfig(data, **given)
+    assert (options.images, options.folders) == (("front", "back"), ("dev=test", "holdout=none"))
 
 
 def test_two_places_and_unknown_words_are_refused(asked, capsys):

@@ -158,6 +158,12 @@ def test_samples_unlike_the_training_images_are_counted_by_the_method_to_take(pl
 def test_what_is_no_evaluation_is_not_replaced_and_what_the_run_lacks_is_named(place):
     with pytest.raises(UsageError, match=r"`out` .* is a run"):
         evaluated(place, place / "next year", place / "run")
+    own = place / "paper" / "figures" / "one.png"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"holds what no evaluation wrote and one would replace \(figures\)"):
+        evaluated(place, place / "next year", place / "paper")
+    assert own.read_bytes() == b"mine"
     with pytest.raises(UsageError, match=r"`method` linear-rigde.*linear-ridge"):
         evaluated(place, place / "next year", method="linear-rigde")
     with pytest.raises(UsageError, match=r"`name` '../x' must be the name of a folder"):

@@ -209,7 +209,18 @@ def test_prune_keeps_what_data_need_and_leaves_caches_alone_that_are_not_named(c
     assert sorted(first.keys()) == keys
     assert len(second) == len(KEYS) + len(keys)
     code, _, err = call("prune", "--keep", tmp_path / "none", "--yes")
-    assert (code, "there is no such folder" in err) == (2, True)
+    assert (code, f"--keep {tmp_path / 'none'}: there is no such folder" in err) == (2, True)
+
+
+def test_prune_keeps_what_data_need_that_extract_took_with_columns_of_images(call, caches, tmp_path, photographs):
+    images = sorted(photographs.rglob("*.jpg"))[:4]
+    keys = [key_of_file(path) for path in images]
+    cache = make_cache(caches, [*KEYS, *keys])
+    (tmp_path / "table.csv").write_text("front,back\n{},{}\n{},{}\n".format(*images))
+    code, _, err = call("prune", "--keep", tmp_path / "table.csv", "--yes")
+    assert (code, "are taken with --images" in err) == (1, True)
+    assert call("prune", "--keep", tmp_path / "table.csv", "--images", "front", "back", "--yes")[0] == 0
+    assert sorted(cache.keys()) == sorted(keys)
 
 
 def test_export_writes_the_file_and_says_what_is_in_it(call, caches, tmp_path):

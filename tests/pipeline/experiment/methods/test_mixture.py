@@ -16,6 +16,7 @@ from pipeline.evaluation.results import Result
 from pipeline.experiment.methods import mixture
 from pipeline.experiment.methods.head_methods import run_heads
 from pipeline.experiment.methods.mixture import make_mixture, make_mixtures, methods_of, run_mixture
+from pipeline.experiment.models.model_card import read_recipe
 from pipeline.experiment.models.model_store import open_model
 from pipeline.experiment.prediction.classify_images import predict_images
 from stages.config.data import DataConfig
@@ -88,6 +89,7 @@ def test_heads_on_other_features_are_averaged_by_weights_from_the_same_folds(run
     of_heads = sum(head for name, head in zip(said, head_seconds, strict=True) if name in weights)
     assert made.prediction_seconds_per_image == pytest.approx(sum(networks.values()) + of_heads)
     assert made.cv["mean"] == pytest.approx(result.metric.score(result.out_of_fold.statistics))
+    assert read_recipe(model).name == result.name == "mixed"  # which is what an exported file says of itself
     # the folder alone predicts what was tested
     moved = tmp_path / "alone" / "seed-0" / "ensemble-mixed"
     shutil.copytree(model, moved)

@@ -53,6 +53,12 @@ def test_columns_of_the_manifest_come_last_in_the_predictions_of_every_method(ru
     assert [row["site"] for row in rows] == ["a,1", "b\n2", "c", ""] * 2
 
 
+def test_where_outer_folds_test_each_sample_all_of_them_have_their_columns(run):
+    manifest = save_manifest(run, images=(0, 1, 2, 3), age=["10", "20", "30", "40"])
+    replace(manifest, splits=["train", "val", "train", "train"]).save(run / "seed-0" / "manifest.csv")
+    assert [row["age"] for row in table_of(run)] == ["10", "20", "30", "40"] * 2
+
+
 def test_without_such_columns_the_file_is_what_it_was_and_no_manifest_is_read(run, monkeypatch):
     before = write_predictions_csv(run, load_results([run])).read_bytes()
     table_of(run)

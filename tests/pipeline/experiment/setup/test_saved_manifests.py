@@ -16,6 +16,31 @@ def test_a_run_means_the_manifests_of_its_seeds_in_order(tmp_path):
     assert load_one(run).keys == KEYS[6:9]
 
 
+def test_a_part_of_a_run_means_the_manifest_of_its_seed_and_not_its_own_figures(tmp_path):
+    seed = make_run(tmp_path / "run", KEYS[:3], KEYS[3:6]) / "seed-11"
+    method = seed / "finetune-top-1"
+    write_images(method, {".": 1})
+    (method / "result.json").write_text("{}")
+    for part in (seed, method):
+        assert [manifest.keys for manifest in load_all(str(part), tmp_path)] == [KEYS[:3]]
+    photos = write_images(tmp_path / "photos", {"cat": 2})  # beside a table that happens to be called so
+    (tmp_path / "photos" / "manifest.csv").write_text("path,label\n")
+    assert [len(manifest) for manifest in load_all(str(tmp_path / "photos"), tmp_path / "cache")] == [len(photos)]
+
+
+def test_of_tables_of_data_columns_of_images_are_taken(tmp_path):
+    folder = make_folder(tmp_path / "photos", per_class=4)
+    images = sorted(folder.rglob("*.jpg"))
+    table = tmp_path / "table.csv"
+    pairs = zip(images[::2], images[1::2], strict=True)
+    table.write_text("\n".join(["front,back", *(f"{front},{back}" for front, back in pairs)]))
+    for source in (table, folder):
+        [manifest] = load_all(str(source), tmp_path / "cache", images=("front", "back"))
+        assert set(manifest.distinct_images.keys) == {key_of_file(path) for path in images}
+    with pytest.raises(DataError, match="taken with `images`"):
+        load_all(str(table), tmp_path / "cache")
+
+
 def test_a_manifest_file_means_itself(tmp_path):
     make_manifest(KEYS[:5]).save(tmp_path / "manifest.csv")
     assert load_one(tmp_path / "manifest.csv").keys == KEYS[:5]
