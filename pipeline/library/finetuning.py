@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from cache import DigestCache
 from cache.errors import DataError, UsageError, did_you_mean
 from cache.keys import KEY_MEMO
+from pipeline.library.arguments import cache_folder, group_names, require_share, seed_of
 from pipeline.library.backbones import AnyBackbone, build_extractor_of, config_of
 from pipeline.library.images import ImageList, Images, all_images, image_chunks, unreadable_error
-from stages.config.data import AUTO
+from stages.config.data import AUTO, DENSE
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
@@ -182,9 +183,9 @@ def finetune(
     images : sequence
         As for :func:`pipeline.features`. What a ``Dataset`` yields is asked for once, and kept in memory.
     labels : array [n], optional
-        Classes, of any type. By default those that a ``Dataset`` yields, or the column ``label`` of a data frame. Of
-        several labels, the names that each image has, as a list or joined with ``|``; or 0, 1 and nan (not known)
-        [n, k], or a data frame of them. Of numbers, [n] or [n, k]; nan is not known.
+        Classes, of any type that has an order. By default those that a ``Dataset`` yields, or the column ``label`` of a
+        data frame. Of several labels, the names that each image has, as a list or joined with ``|``; or 0, 1 and nan
+        (not known) [n, k], or a data frame of them. Of numbers, [n] or [n, k]; nan is not known.
     task : "auto", "single_label", "multi_label" or "regression"
         What is predicted; auto takes lists of names, and columns of 0 and 1, for labels, and all else for classes.
     log_target, ordinal
@@ -224,8 +225,11 @@ def finetune(
     >>> tuned.predict(new_paths)  # doctest: +SKIP
     """
     stage_options = _given_options(options)
+    if str(task) == DENSE:
+        raise UsageError("`task` dense is of masks, which TransferSegmenter and the command `finetune` learn")
+    seed = seed_of("seed", seed)
     with TemporaryDirectory() as temporary, preserve_rng_state(), progress_bars(progress), freed_memory_returned():
-        folder = Path(temporary) if cache is None else Path(cache)
+        folder = cache_folder(cache, Path(temporary))
         features = config_of(backbone, cache=folder, **stage_options[FeatureConfig])
         config = FinetuneConfig(**{"num_workers": _loader_workers(), **stage_options[FinetuneConfig]})
         listed = all_images(images, None if cache is None else DigestCache(folder / KEY_MEMO))
@@ -254,13 +258,10 @@ def labelled_manifest(
     ValueError
         If an image cannot be read, numbers do not match, or there is too little to split.
     """
-    if not 0 < val_size < 1:
-        raise UsageError(f"val_size has to lie between 0 and 1, not be {val_size!r}")
+    require_share("val_size", val_size)
     images.require_readable()
     _require_number("labels", reading.texts, images)
-    names = [] if groups is None else [str(group) for group in np.asarray(groups).tolist()]
-    if groups is not None:
-        _require_number("groups", names, images)
+    names = group_names(groups, len(images))
     task = reading.make_task(reading.texts)
     num_classes = len(getattr(task, "class_names", ()))
     if num_classes == 1:

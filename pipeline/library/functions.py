@@ -19,6 +19,7 @@ from cache.keys import KEY_MEMO
 from pipeline.evaluation.comparison import Comparison, compare_results, compare_runs
 from pipeline.evaluation.results import Result, run_of
 from pipeline.library.argument_names import argument_names
+from pipeline.library.arguments import cache_folder
 from pipeline.library.backbones import AnyBackbone, config_of, remembered_extractor
 from pipeline.library.images import ImageList, Images, count_images, image_chunks, unreadable_error
 from pipeline.library.samples import SampleList, require_kind
@@ -222,15 +223,10 @@ def feature_options(
     cache: Path | str | FeatureCache | None,
     *,
     backbone: AnyBackbone,
-    cut: str | Sequence[str],
-    weights: str | Path,
-    page: str | int = "first",
     **options: Any,
 ) -> FeatureConfig:
     """Return the options of stage 1, as the commands know them."""
-    folder = cache.root if isinstance(cache, FeatureCache) else Path(cache or FeatureConfig.cache)
-    names = cut if isinstance(cut, str) else ",".join(cut)
-    return config_of(backbone, cut=names, weights=str(weights), page=str(page), cache=folder, **options)
+    return config_of(backbone, cache=cache_folder(cache), **options)
 
 
 def extractor_for(

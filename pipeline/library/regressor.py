@@ -12,7 +12,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cache.errors import DataError, UsageError
-from pipeline.library.head_estimator import HeadEstimator, has_columns, require_features
+from pipeline.library.head_estimator import HeadEstimator, has_columns, require_features, require_known
 from stages.runtime.threads import usable_after_fork
 from stages.tasks.regression import Regression
 
@@ -106,6 +106,7 @@ class TransferRegressor(RegressorMixin, HeadEstimator):  # type: ignore[misc]
             self, X, y, dtype=[np.float32, np.float16], ensure_min_samples=2, multi_output=several, y_numeric=True
         )
         numbers = np.asarray(targets, dtype=np.float64).reshape(len(features), -1)
+        require_known(np.isnan(numbers).any(axis=1), "number")  # None among objects
         if self.log_target and (numbers <= 0).any():
             raise DataError("y holds numbers that have no logarithm: with log_target each is above 0")
         numbers = np.log(numbers) if self.log_target else numbers

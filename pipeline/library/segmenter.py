@@ -19,6 +19,8 @@ from cache.keys import KEY_MEMO
 from pipeline.experiment.methods.head_methods import masks_for
 from pipeline.experiment.models.model_card import config_to_json
 from pipeline.experiment.setup.dense_defaults import dense_features
+from pipeline.library.argument_names import argument_names
+from pipeline.library.arguments import cache_folder, group_names, require_share, seed_of
 from pipeline.library.backbones import AnyBackbone, build_extractor_of
 from pipeline.library.functions import feature_options
 from pipeline.library.images import ImageList, Images, all_images, unreadable_error
@@ -148,6 +150,7 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         self.device = device
         self.random_state = random_state
 
+    @argument_names(fit_epochs="epochs", fit_lr="lr")
     @usable_after_fork
     def fit(self, images: Images, masks: Any, *, groups: ArrayLike | None = None) -> Self:
         """Extract the maps that the cache lacks, and train the head.
@@ -167,11 +170,10 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         ValueError
             If a parameter is wrong, an image or a mask cannot be read, or there is nothing to learn from.
         """
-        if not 0 < self.validation_fraction < 1:
-            raise UsageError(f"validation_fraction has to lie between 0 and 1, not be {self.validation_fraction!r}")
+        require_share("validation_fraction", self.validation_fraction)
         seed = self._drawn_seed()
         with TemporaryDirectory(prefix="cutonce-") as folder:
-            cache = Path(folder) / "cache" if self.cache is None else Path(self.cache)
+            cache = cache_folder(self.cache, Path(folder) / "cache")
             memo = None if self.cache is None else DigestCache(cache / KEY_MEMO)
             listed = all_images(images, memo)
             listed.require_readable()
@@ -326,10 +328,8 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         reading = read_masks(columns, DataConfig("masks", task=DENSE, ignore_label=ignored))
         if reading.unreadable:
             raise unreadable_error(reading.unreadable)
-        names = [] if groups is None else [str(group) for group in np.asarray(groups).tolist()]
-        if groups is not None and len(names) != len(images):
-            raise UsageError(f"groups holds {len(names)} values for {len(images)} images; there has to be one for each")
         count = len(images)
+        names = group_names(groups, count)
         units = split_units(images.keys, [""] * count, [""] * count, names, seed)
         held_out = stratified_group_split(units, self.validation_fraction, min_kept=1)
         splits = ["val" if key in held_out else "train" for key in images.keys]
@@ -372,7 +372,7 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
 
     def _drawn_seed(self) -> int:
         if isinstance(self.random_state, int | np.integer):
-            return int(self.random_state)
+            return seed_of("random_state", self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
 
