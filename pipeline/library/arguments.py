@@ -43,6 +43,17 @@ def require_share(name: str, value: Any) -> None:
         raise UsageError(f"{name} has to lie between 0 and 1, not be {value!r}")
 
 
+def require_one_head(head: Any) -> None:
+    """Refuse what is not one word.
+
+    Raises
+    ------
+    UsageError
+    """
+    if not isinstance(head, str):
+        raise UsageError(f"head has to be the name of one head, not {head!r}")
+
+
 def cache_folder(cache: Any, default: Path = FeatureConfig.cache) -> Path:
     """Return the folder of an argument `cache`; `default` where it is None.
 

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cache import key_of_bytes
 from cache.errors import DataError, UsageError
-from pipeline.library.arguments import group_numbers, require_share, seed_of
+from pipeline.library.arguments import group_numbers, require_one_head, require_share, seed_of
 from stages.config.heads import HeadConfig
 from stages.data.group_split import labels_of_strata, split_units, stratified_group_split
 from stages.fitting.feature_rows import FeatureRows
@@ -83,8 +83,7 @@ class HeadEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _head_options(self, **more: Any) -> HeadConfig:
         require_share("validation_fraction", self.validation_fraction)
-        if not isinstance(self.head, str):
-            raise UsageError(f"head has to be the name of one head, not {self.head!r}")
+        require_one_head(self.head)
         c_options: dict[str, Any] = {} if self.c_values is None else {"c_values": self.c_values}
         return HeadConfig(head=(self.head,), scalers=self.scalers, cv=self.cv, **c_options, **more)
 
@@ -110,13 +109,7 @@ class HeadEstimator(BaseEstimator):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled, with a head that a machine can read that has no GPU."""
-        state: dict[str, Any] = super().__getstate__()
-        head = state.get("head_")
-        if head is None or all(tensor.device.type == "cpu" for tensor in head.state_dict().values()):
-            return state
-        on_cpu = deepcopy(head).cpu()
-        result = state.get("result_")
-        return {**state, "head_": on_cpu, **({} if result is None else {"result_": replace(result, module=on_cpu)})}
+        return head_on_cpu(super().__getstate__())
 
     def _save_head(self, path: Path, described: dict[str, Any]) -> None:
         """Write the head and the parameters beside what else there is to know of it."""
@@ -151,6 +144,16 @@ class HeadEstimator(BaseEstimator):  # type: ignore[misc]
             estimator.feature_names_in_ = np.array(described["feature_names"], dtype=object)
         estimator.head_ = head.requires_grad_(False).to(resolve_device(device))
         return estimator, described
+
+
+def head_on_cpu(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes of an estimator with its head, where it has one, on the CPU."""
+    head = state.get("head_")
+    if head is None or all(tensor.device.type == "cpu" for tensor in head.state_dict().values()):
+        return state
+    on_cpu = deepcopy(head).cpu()
+    result = state.get("result_")
+    return {**state, "head_": on_cpu, **({} if result is None else {"result_": replace(result, module=on_cpu)})}
 
 
 def require_features(X: Any) -> None:

@@ -159,6 +159,17 @@ def all_images(images: Images, memo: DigestCache | None = None) -> ImageList:
     return combined
 
 
+def require_some(images: ImageList) -> None:
+    """Refuse no images at all, where there is to be learned from them.
+
+    Raises
+    ------
+    UsageError
+    """
+    if not len(images):
+        raise UsageError("images holds none, and there is nothing to learn from")
+
+
 def _column(images: Images) -> Any:
     """Return what can be indexed by place: the column of a data frame as a list, all else as it is."""
     if hasattr(images, "columns"):
