@@ -32,7 +32,7 @@ from stages.config.features import CropMode, FeatureConfig, Pooling, PrecisionCh
 from stages.data.targets.arrays import is_unknown
 from stages.extraction.extractor import Extractor
 from stages.network.aggregate import AggregateKind
-from stages.runtime.threads import usable_after_fork
+from stages.runtime.fresh_settings import usable_anywhere
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.single_label import SingleLabel
 
@@ -119,7 +119,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     @_AS_PARAMETERS
-    @usable_after_fork
+    @usable_anywhere
     def transform(self, X: Images) -> NDArray[np.floating]:
         """Return the features, float32 [n, d], of images.
 
@@ -134,7 +134,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return rows if samples is None or self.aggregate is None else samples.rows(rows, self.aggregate)
 
     @_AS_PARAMETERS
-    @usable_after_fork
+    @usable_anywhere
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return a name for each column: the cut, or the tap and its pooling, and the number in it.
 
@@ -262,7 +262,7 @@ class TransferClassifier(ClassifierMixin, HeadEstimator):  # type: ignore[misc]
         self.device = device
         self.random_state = random_state
 
-    @usable_after_fork
+    @usable_anywhere
     def fit(self, X: ArrayLike, y: ArrayLike, *, groups: ArrayLike | None = None) -> TransferClassifier:
         """Fit the head.
 
@@ -305,7 +305,7 @@ class TransferClassifier(ClassifierMixin, HeadEstimator):  # type: ignore[misc]
             self._label_task = MultiLabel.from_json(fitted.to_json())
         return self
 
-    @usable_after_fork
+    @usable_anywhere
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the probability of each class, or of each of several labels, float64 [n, k], as in `classes_`."""
         check_is_fitted(self)

@@ -49,9 +49,9 @@ from stages.network.heads.base import Head
 from stages.network.heads.serialization import rebuild_head
 from stages.network.module_paths import has_prefix
 from stages.runtime.allocator import freed_memory_returned
+from stages.runtime.fresh_settings import usable_anywhere
 from stages.runtime.progress import progress_bars
 from stages.runtime.seeding import preserve_rng_state
-from stages.runtime.threads import usable_after_fork
 from stages.tasks.base import Task, ranked_by
 from stages.training.history import Epoch
 from stages.training.losses import logits_of
@@ -149,6 +149,7 @@ class FinetunedNetwork:
     _extractor: Extractor
     _options: FinetuneConfig
 
+    @usable_anywhere
     def preprocess(self, images: Tensor) -> Tensor:
         """Return photographs of one size, uint8 [b, 3, h, w], as the network wants them: float32, on the device.
 
@@ -164,7 +165,7 @@ class FinetunedNetwork:
         render = self._extractor.backbone.preprocessing.render
         return self._extractor.preprocess(stack_pixels([render(image) for image in images]))
 
-    @usable_after_fork
+    @usable_anywhere
     def predict_proba(self, images: Images) -> NDArray[np.float32]:
         """Return the probability of each class or label, float32 [n, k]; `images` as for :func:`pipeline.features`.
 
@@ -177,7 +178,7 @@ class FinetunedNetwork:
             raise UsageError("numbers have no probabilities; predict returns them")
         return self._activated(images)
 
-    @usable_after_fork
+    @usable_anywhere
     def predict(self, images: Images) -> NDArray[Any]:
         """Return the most probable class of each image, [n]; which labels it has, bool [n, k]; its numbers, [n, k].
 
@@ -201,7 +202,7 @@ class FinetunedNetwork:
         return np.concatenate(parts)
 
 
-@usable_after_fork
+@usable_anywhere
 def finetune(
     images: Images,
     labels: ArrayLike | None = None,

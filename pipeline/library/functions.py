@@ -32,9 +32,9 @@ from stages.extraction.read_features import read_features
 from stages.extraction.stand_in import stand_in
 from stages.network.aggregate import AggregateKind
 from stages.runtime.allocator import freed_memory_returned
+from stages.runtime.fresh_settings import usable_anywhere
 from stages.runtime.progress import progress as progress_bar
 from stages.runtime.progress import progress_bars
-from stages.runtime.threads import usable_after_fork
 from stages.tasks.single_label import SingleLabel
 
 _LOG = logging.getLogger("cutonce")
@@ -45,7 +45,7 @@ _MANY_IMAGES = 512
 OnUnreadable = Literal["raise", "nan"]
 
 
-@usable_after_fork
+@usable_anywhere
 def features(
     images: Images,
     backbone: AnyBackbone = "efficientnet_lite0",

@@ -228,8 +228,10 @@ def _held_out(
     held_out_keys = stratified_group_split(units, share, min_kept=1)
     is_held_out = np.array([key in held_out_keys for key in keys])
     if not is_held_out.any():
+        different = len(set(keys))
+        alike = f", of which {different} are different," if different < len(keys) else ""
         raise DataError(
-            f"none of the {len(keys)} samples can be held out for validation and leave one of each class to learn "
-            "from: give more samples of a class, or of other groups"
+            f"none of the {len(keys)} samples{alike} can be held out for validation and leave one of each class to "
+            "learn from: give more samples of a class, or of other groups"
         )
     return is_held_out

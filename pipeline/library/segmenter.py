@@ -48,7 +48,7 @@ from stages.fitting.problem import FitProblem
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head
 from stages.runtime.allocator import freed_memory_returned
-from stages.runtime.threads import usable_after_fork
+from stages.runtime.fresh_settings import usable_anywhere
 from stages.tasks.base import find_metric
 from stages.tasks.dense import Dense
 
@@ -153,7 +153,7 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     @argument_names(fit_epochs="epochs", fit_lr="lr")
-    @usable_after_fork
+    @usable_anywhere
     def fit(self, images: Images, masks: Any, *, groups: ArrayLike | None = None) -> Self:
         """Extract the maps that the cache lacks, and train the head.
 
@@ -214,6 +214,7 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         self.head_: Head = self.result_.module.to(self.extractor_.device)
         return self
 
+    @usable_anywhere
     def predict(self, images: Images) -> list[NDArray[np.uint8]]:
         """Return the class of each pixel of images, uint8 [h, w] each, at the images' own sizes.
 
@@ -226,6 +227,7 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         """
         return [np.asarray(answer.mask) for answer in self._answers(images)]
 
+    @usable_anywhere
     def predict_proba(self, images: Images) -> list[NDArray[np.float16]]:
         """Return the probability of each class at each pixel of images, float16 [k, h, w] each.
 
@@ -292,6 +294,7 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         save_head(Path(path), self.head_, described)
 
     @classmethod
+    @usable_anywhere
     def load(cls, path: Path | str, *, device: str = "auto") -> Self:
         """Return a fitted segmenter that `save` wrote; it has no `result_`.
 
