@@ -188,7 +188,7 @@ class Registry(Generic[RegistrationT, ThingT]):
         """Return each name, with what help says of it in parentheses; nothing is imported."""
         return [*map(_named, self.known.values()), *self.help_texts()[len(self.known) :]]
 
-    def require_known(self, name: str, otherwise: str = "") -> None:
+    def require_known(self, name: str, otherwise: str = "", option: str = "") -> None:
         """Refuse a name that nothing has; nothing is imported.
 
         Parameters
@@ -197,6 +197,8 @@ class Registry(Generic[RegistrationT, ThingT]):
             As it was given.
         otherwise
             What else the option may be, as the end of a list.
+        option
+            Which one the name was given for, where it is not the one that takes all.
 
         Raises
         ------
@@ -207,7 +209,7 @@ class Registry(Generic[RegistrationT, ThingT]):
         if name not in names:
             listed_by = f"The help of `{self.option}`"
             there_are = alternatives(name, names, listed_by=listed_by, otherwise=otherwise)
-            raise UsageError(f"`{self.option}` {name}: there is no such {self.kind}.{there_are}")
+            raise UsageError(f"`{option or self.option}` {name}: there is no such {self.kind}.{there_are}")
 
     def find(self, name: str, otherwise: str = "") -> RegistrationT:
         """Return what is said of a thing; of a plug-in, and of that alone, the module is imported.

@@ -23,13 +23,14 @@ from pipeline.export.exported_module import ExportedModule, NetworkModule
 from pipeline.library.export_model import open_trained
 from pipeline.library.images import Images, all_images
 from stages.network.backbones.base import Backbone
+from stages.runtime.fresh_settings import usable_anywhere
 from stages.runtime.progress import progress_bars
-from stages.runtime.threads import usable_after_fork
 from stages.tasks.dense import Dense
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.regression import Regression
 
 
+@usable_anywhere
 def load(
     run: str | Path,
     method: str | None = None,
@@ -106,6 +107,7 @@ class LoadedRun:
         """The names of the classes, in the order of the probabilities."""
         return class_names_of(self.method.task)
 
+    @usable_anywhere
     def networks(self) -> list[Network]:
         """Return what predicts images, as `predict` of the command opens it; it stays open.
 
@@ -119,7 +121,7 @@ class LoadedRun:
                 self._networks = open_networks(self.method.directory, self._device, self._backbone)
             return self._networks
 
-    @usable_after_fork
+    @usable_anywhere
     def predict(
         self,
         images: Images | None = None,
@@ -189,6 +191,7 @@ class LoadedRun:
         task = self.method.task
         return task.in_units(activated).astype(np.float32) if isinstance(task, Regression) else activated
 
+    @usable_anywhere
     def module(self, *, normalized: bool = False) -> nn.Module:
         """Return the method as one module of torch, on the CPU, in evaluation mode; nothing of it trains.
 

@@ -22,20 +22,25 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cache import FeatureCache
 from cache.errors import DataError, UsageError
+from pipeline.library.argument_names import argument_names
 from pipeline.library.backbones import AnyBackbone
 from pipeline.library.functions import extract_rows, extractor_for, feature_options
-from pipeline.library.head_estimator import HeadEstimator, has_columns, require_features
+from pipeline.library.head_estimator import HeadEstimator, has_columns, require_features, require_known
 from pipeline.library.images import Images, count_images
 from pipeline.library.samples import SampleList, require_kind
 from stages.config.features import CropMode, FeatureConfig, Pooling, PrecisionChoice
+from stages.data.targets.arrays import is_unknown
 from stages.extraction.extractor import Extractor
 from stages.network.aggregate import AggregateKind
-from stages.runtime.threads import usable_after_fork
+from stages.runtime.fresh_settings import usable_anywhere
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.single_label import SingleLabel
 
 _JSON = (bool, int, float, str)
 """Types of classes that JSON keeps."""
+
+_AS_PARAMETERS = argument_names(extract_batch_size="batch_size")
+"""Lets messages name options as parameters of `FeatureExtractor`."""
 
 
 class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -105,6 +110,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.device = device
         self.batch_size = batch_size
 
+    @_AS_PARAMETERS
     def fit(self, X: Images, y: Any = None) -> FeatureExtractor:
         """Check the parameters; no image is touched and nothing is loaded."""
         self._options()
@@ -112,7 +118,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         count_images(X if self.aggregate is None else SampleList.of(X).images)
         return self
 
-    @usable_after_fork
+    @_AS_PARAMETERS
+    @usable_anywhere
     def transform(self, X: Images) -> NDArray[np.floating]:
         """Return the features, float32 [n, d], of images.
 
@@ -126,7 +133,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         rows = extract_rows(self._extractor(), images, keep=self.cache is not None, on_unreadable="raise")
         return rows if samples is None or self.aggregate is None else samples.rows(rows, self.aggregate)
 
-    @usable_after_fork
+    @_AS_PARAMETERS
+    @usable_anywhere
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return a name for each column: the cut, or the tap and its pooling, and the number in it.
 
@@ -255,7 +263,7 @@ class TransferClassifier(ClassifierMixin, HeadEstimator):  # type: ignore[misc]
         self.device = device
         self.random_state = random_state
 
-    @usable_after_fork
+    @usable_anywhere
     def fit(self, X: ArrayLike, y: ArrayLike, *, groups: ArrayLike | None = None) -> TransferClassifier:
         """Fit the head.
 
@@ -298,7 +306,7 @@ class TransferClassifier(ClassifierMixin, HeadEstimator):  # type: ignore[misc]
             self._label_task = MultiLabel.from_json(fitted.to_json())
         return self
 
-    @usable_after_fork
+    @usable_anywhere
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the probability of each class, or of each of several labels, float64 [n, k], as in `classes_`."""
         check_is_fitted(self)
@@ -392,13 +400,4 @@ def _require_known_classes(y: ArrayLike) -> None:
     classes = np.asarray(y, dtype=None if hasattr(y, "dtype") else object)  # in a list of text NaN would become text
     if classes.dtype != object or not classes.ndim:
         return
-    missing = [number for number, name in enumerate(classes.ravel()) if _is_missing(name)]
-    if missing:
-        raise DataError(
-            f"y does not know the class of {len(missing)} of {len(classes)} samples, the first is sample {missing[0]}: "
-            "leave them out of X and y"
-        )
-
-
-def _is_missing(name: Any) -> bool:
-    return name is None or type(name).__name__ == "NAType" or (isinstance(name, float) and math.isnan(name))
+    require_known([is_unknown(name) for name in classes.ravel()], "class")

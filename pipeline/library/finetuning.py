@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from cache import DigestCache
 from cache.errors import DataError, UsageError, did_you_mean
 from cache.keys import KEY_MEMO
+from pipeline.library.arguments import cache_folder, group_names, require_share, seed_of
 from pipeline.library.backbones import AnyBackbone, build_extractor_of, config_of
-from pipeline.library.images import ImageList, Images, all_images, image_chunks, unreadable_error
-from stages.config.data import AUTO
+from pipeline.library.images import ImageList, Images, all_images, image_chunks, require_some, unreadable_error
+from stages.config.data import AUTO, DENSE
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
@@ -37,7 +38,7 @@ from stages.finetuning.finetune import FinetuneResult, require_trainable
 from stages.finetuning.finetune import finetune as finetune_manifest
 from stages.finetuning.predict_images import iter_predictions, predict_proba
 from stages.finetuning.problem import FinetuneProblem
-from stages.finetuning.transfer_model import FrozenPart, TrainableTop, TransferModel
+from stages.finetuning.transfer_model import FrozenPart, TrainableTop, TransferModel, rebuild_transfer_model
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import require_head_for, train_head
 from stages.fitting.problem import CutContext, FitProblem
@@ -45,13 +46,17 @@ from stages.network.graph.cuts import Cut
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trunk import FrozenTrunk
 from stages.network.heads.base import Head
+from stages.network.heads.serialization import rebuild_head
+from stages.network.module_paths import has_prefix
 from stages.runtime.allocator import freed_memory_returned
+from stages.runtime.fresh_settings import usable_anywhere
 from stages.runtime.progress import progress_bars
 from stages.runtime.seeding import preserve_rng_state
-from stages.runtime.threads import usable_after_fork
 from stages.tasks.base import Task, ranked_by
 from stages.training.history import Epoch
 from stages.training.losses import logits_of
+
+TensorsByName: TypeAlias = dict[str, Tensor]
 
 _LABEL = "label"
 """The column of a data frame."""
@@ -71,8 +76,11 @@ class TransferNetwork(nn.Module):
         Its output -> logits.
     """
 
-    def __init__(self, extractor: Extractor, boundary: Cut | None, trained: TrainableTop) -> None:
+    def __init__(
+        self, extractor: Extractor, boundary: Cut | None, trained: TrainableTop, options: FinetuneConfig
+    ) -> None:
         super().__init__()
+        self._made_of = (extractor, options)
         self.frozen: FrozenTrunk | None = None
         if boundary is not None:
             taps = [(boundary, Pool("none", boundary))]
@@ -83,10 +91,36 @@ class TransferNetwork(nn.Module):
         """Return the logits of images that were normalised as the network wants them."""
         return logits_of(self.trained(self.below(images)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how another process, or a copy, makes it again: what is traced or frozen is not pickled."""
+        extractor, options = self._made_of
+        top, head = self.trained.top.state_dict(), self.trained.head
+        of_top = {name: tensor for name, tensor in top.items() if not has_prefix(name, self.trained.auxiliary)}
+        return _made_again, (extractor, options, head.config, _on_cpu(head.state_dict()), _on_cpu(of_top))
+
     def below(self, images: Tensor) -> Tensor:
         """Return the output of what did not train."""
         output: Tensor = FrozenPart(self.frozen)(images)
         return output
+
+
+def _made_again(
+    extractor: Extractor, options: FinetuneConfig, head: dict[str, Any], of_head: TensorsByName, of_top: TensorsByName
+) -> TransferNetwork:
+    """Return the network that was pickled, in evaluation mode, on the device of its extractor."""
+    rebuilt = rebuild_head(head, of_head, extractor.graph, "what was pickled").to(extractor.device)
+    upper = rebuild_transfer_model(extractor, rebuilt, options.unfreeze, invert=options.invert_unfreeze)
+    upper.model.top.load_state_dict(of_top)
+    return _network_of(extractor, upper, options)
+
+
+def _network_of(extractor: Extractor, upper: TransferModel, options: FinetuneConfig) -> TransferNetwork:
+    module = TransferNetwork(extractor, upper.boundary, upper.model, options)
+    return module.eval().requires_grad_(False)
+
+
+def _on_cpu(tensors: TensorsByName) -> TensorsByName:
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +149,23 @@ class FinetunedNetwork:
     _extractor: Extractor
     _options: FinetuneConfig
 
+    @usable_anywhere
     def preprocess(self, images: Tensor) -> Tensor:
-        """Return photographs of one size, uint8 [b, 3, h, w], as the network wants them: float32, on the device."""
+        """Return photographs of one size, uint8 [b, 3, h, w], as the network wants them: float32, on the device.
+
+        Raises
+        ------
+        ValueError
+            If they are something else.
+        """
+        is_tensor = isinstance(images, Tensor)
+        if not is_tensor or images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
+            kind = f"{images.dtype} {list(images.shape)}" if is_tensor else f"a {type(images).__name__}"
+            raise UsageError(f"images has to be a tensor, uint8 [b, 3, h, w], of one image or more, not {kind}")
         render = self._extractor.backbone.preprocessing.render
         return self._extractor.preprocess(stack_pixels([render(image) for image in images]))
 
-    @usable_after_fork
+    @usable_anywhere
     def predict_proba(self, images: Images) -> NDArray[np.float32]:
         """Return the probability of each class or label, float32 [n, k]; `images` as for :func:`pipeline.features`.
 
@@ -133,7 +178,7 @@ class FinetunedNetwork:
             raise UsageError("numbers have no probabilities; predict returns them")
         return self._activated(images)
 
-    @usable_after_fork
+    @usable_anywhere
     def predict(self, images: Images) -> NDArray[Any]:
         """Return the most probable class of each image, [n]; which labels it has, bool [n, k]; its numbers, [n, k].
 
@@ -157,7 +202,7 @@ class FinetunedNetwork:
         return np.concatenate(parts)
 
 
-@usable_after_fork
+@usable_anywhere
 def finetune(
     images: Images,
     labels: ArrayLike | None = None,
@@ -182,9 +227,9 @@ def finetune(
     images : sequence
         As for :func:`pipeline.features`. What a ``Dataset`` yields is asked for once, and kept in memory.
     labels : array [n], optional
-        Classes, of any type. By default those that a ``Dataset`` yields, or the column ``label`` of a data frame. Of
-        several labels, the names that each image has, as a list or joined with ``|``; or 0, 1 and nan (not known)
-        [n, k], or a data frame of them. Of numbers, [n] or [n, k]; nan is not known.
+        Classes, of any type that has an order. By default those that a ``Dataset`` yields, or the column ``label`` of a
+        data frame. Of several labels, the names that each image has, as a list or joined with ``|``; or 0, 1 and nan
+        (not known) [n, k], or a data frame of them. Of numbers, [n] or [n, k]; nan is not known.
     task : "auto", "single_label", "multi_label" or "regression"
         What is predicted; auto takes lists of names, and columns of 0 and 1, for labels, and all else for classes.
     log_target, ordinal
@@ -224,11 +269,15 @@ def finetune(
     >>> tuned.predict(new_paths)  # doctest: +SKIP
     """
     stage_options = _given_options(options)
+    if str(task) == DENSE:
+        raise UsageError("`task` dense is of masks, which TransferSegmenter and the command `finetune` learn")
+    seed = seed_of("seed", seed)
     with TemporaryDirectory() as temporary, preserve_rng_state(), progress_bars(progress), freed_memory_returned():
-        folder = Path(temporary) if cache is None else Path(cache)
+        folder = cache_folder(cache, Path(temporary))
         features = config_of(backbone, cache=folder, **stage_options[FeatureConfig])
         config = FinetuneConfig(**{"num_workers": _loader_workers(), **stage_options[FinetuneConfig]})
         listed = all_images(images, None if cache is None else DigestCache(folder / KEY_MEMO))
+        require_some(listed)
         given = _labels_of(images, labels, listed)
         reading, classes = read_arrays(given, task, log_target=log_target, ordinal=ordinal)
         manifest = labelled_manifest(listed, reading, groups, val_size, seed)
@@ -254,13 +303,10 @@ def labelled_manifest(
     ValueError
         If an image cannot be read, numbers do not match, or there is too little to split.
     """
-    if not 0 < val_size < 1:
-        raise UsageError(f"val_size has to lie between 0 and 1, not be {val_size!r}")
+    require_share("val_size", val_size)
     images.require_readable()
     _require_number("labels", reading.texts, images)
-    names = [] if groups is None else [str(group) for group in np.asarray(groups).tolist()]
-    if groups is not None:
-        _require_number("groups", names, images)
+    names = group_names(groups, len(images))
     task = reading.make_task(reading.texts)
     num_classes = len(getattr(task, "class_names", ()))
     if num_classes == 1:
@@ -366,6 +412,5 @@ def _network(
         val = manifest.select(manifest.indices("val"))
         of_val = torch.from_numpy(predict_proba(extractor, tuned.upper, val, config.tta))
         task = task.calibrated(of_val, torch.from_numpy(val.targets))
-    module = TransferNetwork(extractor, tuned.upper.boundary, tuned.upper.model)
-    module.eval().requires_grad_(False)
+    module = _network_of(extractor, tuned.upper, config)
     return FinetunedNetwork(classes, task, module, tuned.fit.history, tuned.fit.best, extractor, config)

@@ -19,6 +19,7 @@ from cache.keys import KEY_MEMO
 from pipeline.evaluation.comparison import Comparison, compare_results, compare_runs
 from pipeline.evaluation.results import Result, run_of
 from pipeline.library.argument_names import argument_names
+from pipeline.library.arguments import cache_folder
 from pipeline.library.backbones import AnyBackbone, config_of, remembered_extractor
 from pipeline.library.images import ImageList, Images, count_images, image_chunks, unreadable_error
 from pipeline.library.samples import SampleList, require_kind
@@ -31,9 +32,9 @@ from stages.extraction.read_features import read_features
 from stages.extraction.stand_in import stand_in
 from stages.network.aggregate import AggregateKind
 from stages.runtime.allocator import freed_memory_returned
+from stages.runtime.fresh_settings import usable_anywhere
 from stages.runtime.progress import progress as progress_bar
 from stages.runtime.progress import progress_bars
-from stages.runtime.threads import usable_after_fork
 from stages.tasks.single_label import SingleLabel
 
 _LOG = logging.getLogger("cutonce")
@@ -44,7 +45,7 @@ _MANY_IMAGES = 512
 OnUnreadable = Literal["raise", "nan"]
 
 
-@usable_after_fork
+@usable_anywhere
 def features(
     images: Images,
     backbone: AnyBackbone = "efficientnet_lite0",
@@ -222,15 +223,10 @@ def feature_options(
     cache: Path | str | FeatureCache | None,
     *,
     backbone: AnyBackbone,
-    cut: str | Sequence[str],
-    weights: str | Path,
-    page: str | int = "first",
     **options: Any,
 ) -> FeatureConfig:
     """Return the options of stage 1, as the commands know them."""
-    folder = cache.root if isinstance(cache, FeatureCache) else Path(cache or FeatureConfig.cache)
-    names = cut if isinstance(cut, str) else ",".join(cut)
-    return config_of(backbone, cut=names, weights=str(weights), page=str(page), cache=folder, **options)
+    return config_of(backbone, cache=cache_folder(cache), **options)
 
 
 def extractor_for(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from os import PathLike
@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cache import key_of_bytes
 from cache.errors import DataError, UsageError
+from pipeline.library.arguments import group_numbers, require_one_head, require_share, seed_of
 from stages.config.heads import HeadConfig
 from stages.data.group_split import labels_of_strata, split_units, stratified_group_split
 from stages.fitting.feature_rows import FeatureRows
@@ -64,7 +65,7 @@ class HeadEstimator(BaseEstimator):  # type: ignore[misc]
             From the task to its targets, [n, ...]: before and after it is scaled to the training samples.
         """
         task = ranked_by(task, self.metric, balanced=options.class_weights == "balanced")
-        of_group = None if groups is None else _group_numbers(groups, features)
+        of_group = None if groups is None else group_numbers(groups, len(features), "samples")
         seed = self._drawn_seed()
         targets = targets_of(task)
         is_held_out = _held_out(features, task, targets, of_group, self.validation_fraction, seed)
@@ -81,15 +82,15 @@ class HeadEstimator(BaseEstimator):  # type: ignore[misc]
         return self.result_.task
 
     def _head_options(self, **more: Any) -> HeadConfig:
-        if not 0 < self.validation_fraction < 1:
-            raise UsageError(f"validation_fraction has to lie between 0 and 1, not be {self.validation_fraction!r}")
+        require_share("validation_fraction", self.validation_fraction)
+        require_one_head(self.head)
         c_options: dict[str, Any] = {} if self.c_values is None else {"c_values": self.c_values}
         return HeadConfig(head=(self.head,), scalers=self.scalers, cv=self.cv, **c_options, **more)
 
     def _drawn_seed(self) -> int:
         """Return a number as it is; of a random state, or none, one that is drawn."""
         if isinstance(self.random_state, (int, np.integer)):
-            return int(self.random_state)
+            return seed_of("random_state", self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _answers(self, X: ArrayLike, task: Task) -> NDArray[np.float32]:
@@ -108,13 +109,7 @@ class HeadEstimator(BaseEstimator):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled, with a head that a machine can read that has no GPU."""
-        state: dict[str, Any] = super().__getstate__()
-        head = state.get("head_")
-        if head is None or all(tensor.device.type == "cpu" for tensor in head.state_dict().values()):
-            return state
-        on_cpu = deepcopy(head).cpu()
-        result = state.get("result_")
-        return {**state, "head_": on_cpu, **({} if result is None else {"result_": replace(result, module=on_cpu)})}
+        return head_on_cpu(super().__getstate__())
 
     def _save_head(self, path: Path, described: dict[str, Any]) -> None:
         """Write the head and the parameters beside what else there is to know of it."""
@@ -151,6 +146,16 @@ class HeadEstimator(BaseEstimator):  # type: ignore[misc]
         return estimator, described
 
 
+def head_on_cpu(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes of an estimator with its head, where it has one, on the CPU."""
+    head = state.get("head_")
+    if head is None or all(tensor.device.type == "cpu" for tensor in head.state_dict().values()):
+        return state
+    on_cpu = deepcopy(head).cpu()
+    result = state.get("result_")
+    return {**state, "head_": on_cpu, **({} if result is None else {"result_": replace(result, module=on_cpu)})}
+
+
 def require_features(X: Any) -> None:
     """Refuse images where their features are wanted, which is what they are most often mistaken for.
 
@@ -168,6 +173,28 @@ def require_features(X: Any) -> None:
         )
 
 
+def require_known(is_unknown: Sequence[bool] | NDArray[np.bool_], what: str) -> None:
+    """Refuse targets of which some are not known.
+
+    Parameters
+    ----------
+    is_unknown : sequence of bool [n]
+    what : str
+        That is not known of them.
+
+    Raises
+    ------
+    DataError
+        That says of how many samples, and of which one first.
+    """
+    missing = np.flatnonzero(is_unknown)
+    if len(missing):
+        raise DataError(
+            f"y does not know the {what} of {len(missing)} of {len(is_unknown)} samples, the first is sample "
+            f"{missing[0]}: leave them out of X and y"
+        )
+
+
 def has_columns(y: ArrayLike) -> bool:
     """Return whether targets are several for each sample."""
     targets = np.asarray(y)
@@ -175,18 +202,12 @@ def has_columns(y: ArrayLike) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Return a parameter as JSON has it: numbers of NumPy as Python's, tuples and arrays as lists."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, (tuple, list)):
+    """Return a parameter as JSON has it: numbers of NumPy as Python's, tuples, arrays and the like as lists."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Iterable) and not isinstance(value, str):
         return [_plain(part) for part in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _group_numbers(groups: ArrayLike, features: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the number of each sample's group, int64 [n]."""
-    check_consistent_length(features, groups)
-    return np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+    return value
 
 
 def _held_out(
@@ -207,8 +228,10 @@ def _held_out(
     held_out_keys = stratified_group_split(units, share, min_kept=1)
     is_held_out = np.array([key in held_out_keys for key in keys])
     if not is_held_out.any():
+        different = len(set(keys))
+        alike = f", of which {different} are different," if different < len(keys) else ""
         raise DataError(
-            f"none of the {len(keys)} samples can be held out for validation and leave one of each class to learn "
-            "from: give more samples of a class, or of other groups"
+            f"none of the {len(keys)} samples{alike} can be held out for validation and leave one of each class to "
+            "learn from: give more samples of a class, or of other groups"
         )
     return is_held_out

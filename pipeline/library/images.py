@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import IOBase
 from itertools import chain
-from os import PathLike, fspath
+from os import PathLike, fsdecode
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -98,7 +98,7 @@ def count_images(images: Images) -> int:
         )
     if isinstance(images, (str, bytes, PathLike, Image.Image)):
         raise UsageError(f"{_TAKEN}; this is one {type(images).__name__}: put it into a list")
-    if isinstance(images, IterableDataset) or not hasattr(images, "__len__"):
+    if isinstance(images, IterableDataset) or not hasattr(images, "__len__") or getattr(images, "ndim", 1) == 0:
         raise UsageError(f"{_TAKEN}; a {type(images).__name__} has no length")
     if isinstance(images, (dict, set, frozenset)) or not hasattr(_column(images), "__getitem__"):
         raise UsageError(f"{_TAKEN}, not a {type(images).__name__}")
@@ -159,6 +159,17 @@ def all_images(images: Images, memo: DigestCache | None = None) -> ImageList:
     return combined
 
 
+def require_some(images: ImageList) -> None:
+    """Refuse no images at all, where there is to be learned from them.
+
+    Raises
+    ------
+    UsageError
+    """
+    if not len(images):
+        raise UsageError("images holds none, and there is nothing to learn from")
+
+
 def _column(images: Images) -> Any:
     """Return what can be indexed by place: the column of a data frame as a list, all else as it is."""
     if hasattr(images, "columns"):
@@ -166,7 +177,10 @@ def _column(images: Images) -> Any:
         if not names:
             columns = ", ".join(map(repr, images.columns))
             raise UsageError(f"{_TAKEN}; this data frame has the columns {columns}")
-        return images[names[0]].to_numpy()
+        column = images[names[0]]
+        if column.ndim != 1:
+            raise UsageError(f"{_TAKEN}; this data frame has several columns {names[0]!r}")
+        return column.to_numpy()
     return images.to_numpy() if hasattr(images, "to_numpy") else images
 
 
@@ -175,13 +189,14 @@ def _location(item: Any, index: int) -> str:
     if isinstance(item, (tuple, list)) and len(item) > 1:
         item = item[0]
     if isinstance(item, (str, PathLike)):
-        return str(fspath(item))
+        return fsdecode(item)
     name = f"images[{index}]"
     if isinstance(item, Image.Image):
         return InMemoryImage(name, item)
     if isinstance(item, (np.ndarray, Tensor)):
-        _require_pixels(item, name)
-        return InMemoryImage(name, item)
+        pixels = item if isinstance(item, Tensor) else np.asarray(item)  # a matrix or a masked array as its pixels
+        _require_pixels(pixels, name)
+        return InMemoryImage(name, pixels)
     if isinstance(item, (bytes, bytearray, memoryview, IOBase)):
         raise UsageError(
             f"{name} is a {type(item).__name__}: open it with PIL.Image.open, bytes by io.BytesIO; {_TAKEN}"
@@ -199,8 +214,8 @@ def _require_pixels(item: NDArray[Any] | Tensor, name: str) -> None:
         is_valid = item.ndim == 2 or (item.ndim == 3 and item.shape[2] in (1, 3))
         expected = "[h, w, 3] or [h, w]"
     if not is_valid or 0 in item.shape:
-        kind = "tensor" if isinstance(item, Tensor) else "array"
-        raise UsageError(f"{name} has the shape {list(item.shape)}; pixels have to be an {kind} {expected}")
+        kind = "a tensor" if isinstance(item, Tensor) else "an array"
+        raise UsageError(f"{name} has the shape {list(item.shape)}; pixels have to be {kind} {expected}")
     if str(item.dtype).removeprefix("torch.") != "uint8":
         raise UsageError(
             f"{name} is of {item.dtype}; pixels have to be uint8, from 0 to 255: neither scaled nor normalized, which "

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from cache import key_of_bytes
-from cache.errors import UsageError
+from cache.errors import CutonceError, UsageError
 
 _TAKEN = "masks has to be a sequence of paths, or of arrays [h, w] of whole numbers, one for each image"
 
@@ -36,6 +40,8 @@ def mask_files(masks: Any, count: int, folder: Path) -> tuple[list[str], list[st
     """
     if hasattr(masks, "to_numpy"):
         masks = masks.to_numpy()
+    if isinstance(masks, Tensor):
+        masks = masks.numpy(force=True)
     if isinstance(masks, str | bytes) or not isinstance(masks, Sequence | np.ndarray):
         raise UsageError(f"{_TAKEN}, not a {type(masks).__name__}")
     if len(masks) != count:
@@ -54,8 +60,19 @@ def mask_files(masks: Any, count: int, folder: Path) -> tuple[list[str], list[st
     return files, keys
 
 
+@contextmanager
+def masks_as_given(folder: Path) -> Iterator[None]:
+    """Let errors from within name masks that `mask_files` has put into a folder as the caller knows them."""
+    file = re.compile(re.escape(f"{folder}{os.sep}") + r"(\d+)\.png")
+    try:
+        yield
+    except CutonceError as error:
+        error.args = tuple(file.sub(r"masks[\1]", part) if isinstance(part, str) else part for part in error.args)
+        raise
+
+
 def _as_numbers(mask: Any, number: int) -> NDArray[Any]:
-    array = np.asarray(mask)
+    array = mask.numpy(force=True) if isinstance(mask, Tensor) else np.asarray(mask)
     is_mask = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8)
     if not is_mask or not array.size or array.dtype.kind not in "biu":
         raise UsageError(f"{_TAKEN}; masks[{number}] is of the shape {list(array.shape)} and the type {array.dtype}")

@@ -12,8 +12,8 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cache.errors import DataError, UsageError
-from pipeline.library.head_estimator import HeadEstimator, has_columns, require_features
-from stages.runtime.threads import usable_after_fork
+from pipeline.library.head_estimator import HeadEstimator, has_columns, require_features, require_known
+from stages.runtime.fresh_settings import usable_anywhere
 from stages.tasks.regression import Regression
 
 
@@ -83,7 +83,7 @@ class TransferRegressor(RegressorMixin, HeadEstimator):  # type: ignore[misc]
         self.device = device
         self.random_state = random_state
 
-    @usable_after_fork
+    @usable_anywhere
     def fit(self, X: ArrayLike, y: ArrayLike, *, groups: ArrayLike | None = None) -> TransferRegressor:
         """Fit the head.
 
@@ -107,6 +107,7 @@ class TransferRegressor(RegressorMixin, HeadEstimator):  # type: ignore[misc]
             self, X, y, dtype=[np.float32, np.float16], ensure_min_samples=2, multi_output=several, y_numeric=True
         )
         numbers = np.asarray(targets, dtype=np.float64).reshape(len(features), -1)
+        require_known(np.isnan(numbers).any(axis=1), "number")  # None among objects
         if self.log_target and (numbers <= 0).any():
             raise DataError("y holds numbers that have no logarithm: with log_target each is above 0")
         numbers = np.log(numbers) if self.log_target else numbers
@@ -121,14 +122,14 @@ class TransferRegressor(RegressorMixin, HeadEstimator):  # type: ignore[misc]
         self.task_ = Regression.from_json(fitted.to_json())
         return self
 
-    @usable_after_fork
+    @usable_anywhere
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the number of each sample, float64 [n], or [n, targets] where y had several."""
         check_is_fitted(self)
         predicted = self.task_.values(torch.from_numpy(self._answers(X, self.task_)))
         return predicted if self._several else predicted[:, 0]
 
-    @usable_after_fork
+    @usable_anywhere
     def predict_interval(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the ends of intervals that hold the true number in 90 % of cases, float64 [n, 2] or [n, targets, 2].
 

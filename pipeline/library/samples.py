@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 from cache.errors import UsageError, listed
 from pipeline.library.images import Images, count_images
+from stages.data.targets.arrays import is_unknown
 from stages.network.aggregate import KINDS, Aggregate, AggregateKind, padded
 
 
@@ -98,7 +100,7 @@ def require_kind(kind: str | None) -> None:
 
 
 def _views(sample: Any, index: int) -> list[Any]:
-    if isinstance(sample, (str, bytes, PathLike, Image.Image)) or not hasattr(sample, "__len__"):
+    if isinstance(sample, (str, bytes, PathLike, Image.Image, Mapping, Set)) or not hasattr(sample, "__len__"):
         raise UsageError(
             f"images[{index}] is one {type(sample).__name__}: with `aggregate` each sample is a sequence of images"
         )
@@ -106,8 +108,4 @@ def _views(sample: Any, index: int) -> list[Any]:
 
 
 def _is_missing(image: Any) -> bool:
-    return image is None or image == "" if isinstance(image, (str, type(None))) else _is_nan(image)
-
-
-def _is_nan(image: Any) -> bool:
-    return isinstance(image, float) and bool(np.isnan(image))
+    return is_unknown(image) or (isinstance(image, str) and image == "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,14 +19,18 @@ from cache.keys import KEY_MEMO
 from pipeline.experiment.methods.head_methods import masks_for
 from pipeline.experiment.models.model_card import config_to_json
 from pipeline.experiment.setup.dense_defaults import dense_features
+from pipeline.library.argument_names import argument_names
+from pipeline.library.arguments import cache_folder, group_names, require_one_head, require_share, seed_of
 from pipeline.library.backbones import AnyBackbone, build_extractor_of
 from pipeline.library.functions import feature_options
-from pipeline.library.images import ImageList, Images, all_images, unreadable_error
-from pipeline.library.masks import mask_files
+from pipeline.library.head_estimator import head_on_cpu
+from pipeline.library.images import ImageList, Images, all_images, require_some, unreadable_error
+from pipeline.library.masks import mask_files, masks_as_given
 from stages.config.data import DENSE, DataConfig
 from stages.config.features import CropMode, FeatureConfig, PrecisionChoice
 from stages.config.heads import HeadConfig
 from stages.data.group_split import split_units, stratified_group_split
+from stages.data.images.rgb import UnreadableImageError
 from stages.data.manifest import Manifest
 from stages.data.masks.class_table import ClassTable
 from stages.data.masks.mask_classes import MaskClasses, read_mask
@@ -44,7 +48,7 @@ from stages.fitting.problem import FitProblem
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head
 from stages.runtime.allocator import freed_memory_returned
-from stages.runtime.threads import usable_after_fork
+from stages.runtime.fresh_settings import usable_anywhere
 from stages.tasks.base import find_metric
 from stages.tasks.dense import Dense
 
@@ -148,7 +152,8 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         self.device = device
         self.random_state = random_state
 
-    @usable_after_fork
+    @argument_names(fit_epochs="epochs", fit_lr="lr")
+    @usable_anywhere
     def fit(self, images: Images, masks: Any, *, groups: ArrayLike | None = None) -> Self:
         """Extract the maps that the cache lacks, and train the head.
 
@@ -167,15 +172,17 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         ValueError
             If a parameter is wrong, an image or a mask cannot be read, or there is nothing to learn from.
         """
-        if not 0 < self.validation_fraction < 1:
-            raise UsageError(f"validation_fraction has to lie between 0 and 1, not be {self.validation_fraction!r}")
+        require_share("validation_fraction", self.validation_fraction)
+        require_one_head(self.head)
         seed = self._drawn_seed()
         with TemporaryDirectory(prefix="cutonce-") as folder:
-            cache = Path(folder) / "cache" if self.cache is None else Path(self.cache)
+            cache = cache_folder(self.cache, Path(folder) / "cache")
             memo = None if self.cache is None else DigestCache(cache / KEY_MEMO)
             listed = all_images(images, memo)
+            require_some(listed)
             listed.require_readable()
-            manifest = self._manifest(listed, masks, groups, Path(folder), seed)
+            with masks_as_given(Path(folder)):
+                manifest = self._manifest(listed, masks, groups, Path(folder), seed)
             self.extractor_ = self._extractor(manifest, cache)
             maps = self.extractor_.map_layout
             require_head_for(self.head, manifest.task, (maps.width,), bags=False, maps=maps)
@@ -207,6 +214,7 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         self.head_: Head = self.result_.module.to(self.extractor_.device)
         return self
 
+    @usable_anywhere
     def predict(self, images: Images) -> list[NDArray[np.uint8]]:
         """Return the class of each pixel of images, uint8 [h, w] each, at the images' own sizes.
 
@@ -219,6 +227,7 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         """
         return [np.asarray(answer.mask) for answer in self._answers(images)]
 
+    @usable_anywhere
     def predict_proba(self, images: Images) -> list[NDArray[np.float16]]:
         """Return the probability of each class at each pixel of images, float16 [k, h, w] each.
 
@@ -243,9 +252,12 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
             If an image or a mask cannot be read, a mask holds what is no class, or is of another size than its image.
         """
         predicted = self.predict(images)
+        if not predicted:
+            raise UsageError("images holds none, and a score is of some")
         with TemporaryDirectory(prefix="cutonce-") as folder:
             files, _ = mask_files(masks, len(predicted), Path(folder))
-            true = [read_mask(file, self.mask_classes_) for file in files]
+            with masks_as_given(Path(folder)):
+                true = [_true_mask(file, self.mask_classes_) for file in files]
         for number, (mask, truth) in enumerate(zip(predicted, true, strict=True)):
             if mask.shape != truth.shape:
                 raise DataError(
@@ -282,6 +294,7 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         save_head(Path(path), self.head_, described)
 
     @classmethod
+    @usable_anywhere
     def load(cls, path: Path | str, *, device: str = "auto") -> Self:
         """Return a fitted segmenter that `save` wrote; it has no `result_`.
 
@@ -307,6 +320,16 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         segmenter.head_ = head.requires_grad_(False).to(segmenter.extractor_.device)
         return segmenter
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled, with a head that a machine can read that has no GPU; the network is built again."""
+        return head_on_cpu(super().__getstate__())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was pickled, with the head where the network is."""
+        super().__setstate__(state)
+        if hasattr(self, "head_"):
+            self.head_.to(self.extractor_.device)
+
     def _answers(self, images: Images, *, probabilities: bool = False) -> Iterator[PredictedMask]:
         check_is_fitted(self)
         listed = all_images(images)
@@ -321,15 +344,13 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         """Return the images with their masks, some of them held out."""
         files, keys = mask_files(masks, len(images), folder)
         ignored = () if self.ignore_label is None else (str(self.ignore_label),)
-        table = None if self.class_names is None else ClassTable(tuple(self.class_names), origin="class_names")
+        table = None if self.class_names is None else ClassTable(self._class_names(), origin="class_names")
         columns = TargetColumns({MASK: files}, images.locations, [], "masks", True, True, (), table)
         reading = read_masks(columns, DataConfig("masks", task=DENSE, ignore_label=ignored))
         if reading.unreadable:
             raise unreadable_error(reading.unreadable)
-        names = [] if groups is None else [str(group) for group in np.asarray(groups).tolist()]
-        if groups is not None and len(names) != len(images):
-            raise UsageError(f"groups holds {len(names)} values for {len(images)} images; there has to be one for each")
         count = len(images)
+        names = group_names(groups, count)
         units = split_units(images.keys, [""] * count, [""] * count, names, seed)
         held_out = stratified_group_split(units, self.validation_fraction, min_kept=1)
         splits = ["val" if key in held_out else "train" for key in images.keys]
@@ -346,6 +367,13 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
             target_keys=keys,
             keyed_ns=images.keyed_ns,
         )
+
+    def _class_names(self) -> tuple[str, ...]:
+        names = tuple(() if self.class_names is None else self.class_names)
+        is_sequence = not isinstance(self.class_names, str | Mapping | Set)
+        if not is_sequence or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise UsageError(f"class_names has to be a sequence of different texts, not {self.class_names!r}")
+        return names
 
     def _extractor(self, manifest: Manifest, cache: Path) -> Extractor:
         options = feature_options(
@@ -372,8 +400,15 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
 
     def _drawn_seed(self) -> int:
         if isinstance(self.random_state, int | np.integer):
-            return int(self.random_state)
+            return seed_of("random_state", self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+
+def _true_mask(file: str, classes: MaskClasses) -> NDArray[np.uint8]:
+    try:
+        return read_mask(file, classes)
+    except UnreadableImageError as error:
+        raise DataError(f"{file}: {error.reason}") from error
 
 
 def _plain(value: Any) -> Any:

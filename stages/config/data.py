@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from cache.errors import UsageError, alternatives, suggestion
-from stages.config.bounds import is_share, require, require_at_least, require_choices
+from stages.config.bounds import is_share, require, require_at_least, require_choices, take_kinds
 from stages.config.goals import goal_of
 from stages.config.lists import take_lists
 from stages.config.registry import COMMON, SOURCES, TARGETS, OptionHelp, listed_help
@@ -142,6 +142,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         take_lists(self)
+        take_kinds(self)
         if self.folders != (CLASSES,):
             for item in self.folders:
                 name, _, split = item.rpartition("=")
@@ -152,6 +153,7 @@ class DataConfig:
                     )
         require_choices(self)
         require_at_least(self, {"frames": 1})
+        require("seeds", self.seeds, "from 0 to 4,294,967,295", lambda seed: 0 <= seed < 2**32)  # as NumPy has them
         require("coverage", self.coverage, "between 0 and 1", is_share)
         goal_of(self.threshold_for)
         if len(set(self.images)) < len(self.images):

@@ -9,7 +9,7 @@ from typing import Literal
 from cache.errors import UsageError
 from cache.formats import describe_formats, require_writable
 from stages.config.augment_grammar import OPS, require_augment
-from stages.config.bounds import require_at_least, require_choices
+from stages.config.bounds import require_at_least, require_choices, take_kinds
 from stages.config.image_size import read_size
 from stages.config.lists import JOINED, take_lists
 from stages.config.pixel_values import parse_channels, parse_intensity_range, parse_page
@@ -208,6 +208,7 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         take_lists(self)
+        take_kinds(self)
         require_choices(self)
         require_at_least(self, {"views": 1, "extract_batch_size": 1, "decode_threads": 1, "tile": 1, "overlap": 0})
         if self.image_size is not None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from cache.errors import UsageError
 from stages.config.augment_grammar import TTA
-from stages.config.bounds import require, require_at_least, require_choices
+from stages.config.bounds import require, require_at_least, require_choices, take_kinds
 from stages.config.head_registry import default_heads, describe_first_heads, require_known
 from stages.config.heads import HeadName
 from stages.config.lists import JOINED, take_lists
@@ -194,6 +194,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         take_lists(self)
+        take_kinds(self)
         require_choices(self)
         minima = {"epochs": 1, "lr": 0, "head_lr": 0, "weight_decay": 0, "unfreeze_every": 0, "mixup": 0}
         minima |= {
@@ -206,7 +207,7 @@ class FinetuneConfig:
         }
         require_at_least(self, {**minima, "finetune_dropout": 0, "drop_path": 0})
         if self.init_head not in (None, "new"):
-            require_known(self.init_head)
+            require_known(self.init_head, "init_head")
         SCHEDULES.require_known(self.schedule)
         for name in ("finetune_dropout", "drop_path"):
             require(name, getattr(self, name), "less than 1", lambda share: share < 1)

@@ -125,8 +125,8 @@ def import_head(name: str) -> Any:
     return HEADS.get(name, _YOUR_OWN)
 
 
-def require_known(name: str) -> None:
-    """Refuse a head that there is not; nothing is imported.
+def require_known(name: str, option: str = "head") -> None:
+    """Refuse a head that there is not, which an option named; nothing is imported.
 
     Raises
     ------
@@ -134,9 +134,9 @@ def require_known(name: str) -> None:
         With the nearest right name.
     """
     if name in _ANSWERED_BY and name not in HEADS.names():
-        raise UsageError(f"`head` {name}: there is no such head; {_ANSWERED_BY[name]}")
+        raise UsageError(f"`{option}` {name}: there is no such head; {_ANSWERED_BY[name]}")
     if ":" not in name:
-        HEADS.require_known(name, _YOUR_OWN)
+        HEADS.require_known(name, _YOUR_OWN, option)
 
 
 def head_label(name: str) -> str:

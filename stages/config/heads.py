@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from cache.errors import UsageError
-from stages.config.bounds import require, require_at_least, require_choices
+from stages.config.bounds import require, require_at_least, require_choices, take_kinds
 from stages.config.head_registry import (
     default_heads,
     describe_default_heads,
@@ -185,6 +185,7 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         take_lists(self)
+        take_kinds(self)
         require_choices(self)
         minima = {"c_values": 1e-12, "cv": 0, "hidden_dim": 1, "fit_dropout": 0, "fit_epochs": 1, "fit_patience": 1}
         minima |= {"fit_lr": 0, "fit_weight_decay": 0, "fit_batch_size": 1, "fit_label_smoothing": 0}

@@ -58,9 +58,12 @@ def take_lists(options: object) -> None:
     """
     for name, kind in list_options(type(options)).items():
         object.__setattr__(options, name, tuple(_items(name, getattr(options, name), kind)))
-    for name in joined_options(type(options)):
-        if getattr(options, name) is not None:
-            object.__setattr__(options, name, join_items(getattr(options, name)))
+    for option in fields(options):  # type: ignore[arg-type]
+        value = getattr(options, option.name)
+        if value is None and option.default == "":
+            value = ""  # which names nothing
+        if option.metadata.get("joined") and value is not None:
+            object.__setattr__(options, option.name, join_items(value))
 
 
 def _items(name: str, value: Any, kind: Callable[[str], Any]) -> Iterable[Any]:

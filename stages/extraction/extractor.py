@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cache import FeatureCache, Spec, key_of_bytes
-from cache.errors import CutonceError, UsageError, listed
+from cache.errors import CutonceError, UsageError, WeightsError, listed
 from cache.quantized import QUANTIZED
-from stages.config.features import FeatureConfig, Pooling
+from stages.config.features import FeatureConfig, Pooling, PrecisionChoice
 from stages.config.pixel_values import COLORS, parse_channels
 from stages.data.augment.policy import MIRRORED, Augmentation, augmentation, mirror_view
 from stages.data.image_stream import ImageRequest, RequestedViews
@@ -124,6 +124,14 @@ class Extractor:
     options: FeatureConfig
     tap_layout: TapLayout | None = None
     stands_in: str = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how another process, or a copy, builds it again: what is traced is not pickled, nor is what is loaded.
+
+        A network that was handed in goes along.
+        """
+        backbone = self.backbone if self.backbone.handed_in else None
+        return _built_again, (self.options, backbone, self.backbone.weights)
 
     @property
     def cut(self) -> Cut:
@@ -534,6 +542,33 @@ def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) ->
     options = replace(options, crop_mode=backbone.preprocessing.crop_mode)
     backbone = _for_channels(backbone, options)
     return _build(backbone, cut_graph(backbone.module, backbone.preprocessing.image_size), device, options)
+
+
+def _built_again(options: FeatureConfig, backbone: Backbone | None, weights: str) -> Extractor:
+    """Return what was pickled.
+
+    Raises
+    ------
+    WeightsError
+        If its network has other weights by now.
+    """
+    extractor = build_extractor(on_this_machine(options), backbone)
+    if extractor.backbone.weights != weights:
+        raise WeightsError(
+            f"what was pickled is of other weights of {options.backbone} than `weights` {options.weights} gives now"
+        )
+    return extractor
+
+
+def on_this_machine(options: FeatureConfig) -> FeatureConfig:
+    """Return the options of a training with what only a GPU does left out where there is none.
+
+    Answers are then a little others, as far as was measured: see ``deviations``.
+    """
+    if resolve_device(options.device).type == "cuda":
+        return options
+    precision: PrecisionChoice | None = "fp32" if options.precision == "tf32" else options.precision
+    return replace(options, precision=precision, compile_trunk=False, decode_on="cpu")
 
 
 def _for_channels(backbone: Backbone, options: FeatureConfig) -> Backbone:

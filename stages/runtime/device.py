@@ -33,8 +33,8 @@ def resolve_device(name: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
+        device = torch.device(int(name) if str(name).isdecimal() else name)
+    except (RuntimeError, TypeError) as error:
         raise UsageError(f"`device` {name} is not a device; use auto, cpu, cuda, cuda:1 or mps") from error
     available = {
         "cpu": True,

@@ -420,7 +420,7 @@ def find_metric(task: Task, name: str | None = None) -> Metric:
     UsageError
         If the task has no such metric.
     """
-    wanted = (name or task.primary).replace("-", "_")
+    wanted = str(name or task.primary).replace("-", "_")
     if wanted not in task.metrics:
         raise UsageError(f"there is no metric {name!r} for the task {task.name}.{alternatives(wanted, task.metrics)}")
     return task.metrics[wanted]

@@ -24,14 +24,13 @@ from stages.columns.table_encoder import TableEncoder
 from stages.config.features import FeatureConfig, PrecisionChoice
 from stages.config.version_1 import from_version_1
 from stages.data.images.preprocessing import Preprocessing
-from stages.extraction.extractor import Extractor, build_extractor
+from stages.extraction.extractor import Extractor, build_extractor, on_this_machine
 from stages.finetuning.transfer_model import TransferModel, head_on_features, rebuild_transfer_model
 from stages.inspection.unlike import UnlikeDetector
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.handed_in import as_backbone
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head, save_tensors
-from stages.runtime.device import resolve_device
 from stages.runtime.tensor_files import load_tensors
 
 
@@ -132,7 +131,7 @@ def open_model(
     options = FeatureConfig(
         **{**stored, "cache": cache or Path(recipe.features["cache"]), "device": device, "engine": "auto"}
     )
-    options = _on_this_machine(options if precision is None else replace(options, precision=precision))
+    options = on_this_machine(options if precision is None else replace(options, precision=precision))
     handed_in = _handed_in(directory, recipe, backbone)
     extractor = build_extractor(options, handed_in)
     if extractor.backbone.weights != recipe.weights_digest:
@@ -149,17 +148,6 @@ def open_model(
     upper.model.top.load_state_dict(load_tensors(directory / TOP))
     upper.model.eval().requires_grad_(False)
     return recipe, extractor, upper
-
-
-def _on_this_machine(options: FeatureConfig) -> FeatureConfig:
-    """Return the options of a training with what only a GPU does left out where there is none.
-
-    Answers are then a little others, as far as was measured: see ``deviations``.
-    """
-    if resolve_device(options.device).type == "cuda":
-        return options
-    precision: PrecisionChoice | None = "fp32" if options.precision == "tf32" else options.precision
-    return replace(options, precision=precision, compile_trunk=False, decode_on="cpu")
 
 
 def _handed_in(directory: Path, recipe: ModelCard, network: nn.Module | Backbone | None) -> Backbone | None:

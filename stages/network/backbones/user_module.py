@@ -16,7 +16,7 @@ from stages.network.backbones.registry import register_backbone, suggestions
 from stages.network.backbones.weights_file import digest_of_weights
 from stages.network.graph.hooked import require_tensor_output
 from stages.network.import_path import error_text, import_from_path
-from stages.runtime.threads import usable_after_fork
+from stages.runtime.fresh_settings import usable_anywhere
 
 _IMPORT_PATH = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<factory>[^\W\d]\w*)(@(?P<identity>.+))?")
 
@@ -24,7 +24,7 @@ _RESIZE = 256 / 224
 """The shorter side of an image before its middle is cut out, in image sizes, where nobody says otherwise."""
 
 
-@usable_after_fork
+@usable_anywhere
 def backbone_from_module(
     module: nn.Module,
     preprocessing: Preprocessing | None = None,

@@ -77,11 +77,37 @@ def load_head(path: Path, graph: CutGraph | None = None) -> tuple[Head, dict[str
     except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(path, error) from error
     try:
-        head = _rebuilt(config, graph, described)
-        head.load_state_dict(tensors)
+        return rebuild_head(config, tensors, graph, described), metadata
     except (KeyError, TypeError, RuntimeError) as error:
         raise WeightsError(f"{stored} does not hold the head that {described} describes: {error}") from error
-    return head.eval(), metadata
+
+
+def rebuild_head(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], graph: CutGraph | None, described: Path | str
+) -> Head:
+    """Return the head with a `config` and these tensors, in evaluation mode.
+
+    Parameters
+    ----------
+    config, tensors
+        As a head has them: its `config` and its ``state_dict``.
+    graph
+        The network that the head was trained on; ``top`` is made of its blocks.
+    described
+        What messages call what the two come from.
+
+    Raises
+    ------
+    WeightsError
+        If such a head is not known here, or belongs to another network.
+    UsageError
+        If a head ``top`` is built without `graph`, or the user's own module is not there.
+    KeyError, TypeError, RuntimeError
+        If config and tensors do not belong together.
+    """
+    head = _rebuilt(dict(config), graph, described)
+    head.load_state_dict(tensors)
+    return head.eval()
 
 
 def read_head(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -118,7 +144,7 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
     return WeightsError(f"The head {described} with {stored.name} cannot be read: {error}. Train it again.")
 
 
-def _rebuilt(config: dict[str, Any], graph: CutGraph | None, described: Path) -> Head:
+def _rebuilt(config: dict[str, Any], graph: CutGraph | None, described: Path | str) -> Head:
     """Return a head with its `config`; a missing or unknown entry raises KeyError or TypeError."""
     name, row_shape, out_features = config.pop("head"), tuple(config.pop("row_shape")), config.pop("out_features")
     if ":" in name:

@@ -1,6 +1,8 @@
 """Fine-tuning of images that are given as they are."""
 
+import copy
 import logging
+import pickle
 import tempfile
 
 import numpy as np
@@ -8,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from pipeline.library import finetuning
 from pipeline.library.finetuning import finetune, labelled_manifest
@@ -158,3 +161,48 @@ def test_a_network_learns_labels_and_numbers_and_answers_in_their_own_terms(pict
         assert network.task.interval is not None
         with pytest.raises(ValueError, match="numbers have no probabilities; predict returns them"):
             network.predict_proba(pictures)
+
+
+class Own(nn.Module):
+    """A network of one's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(2))
+
+    def forward(self, x):
+        return self.layers(x).mean(dim=2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"init_head": "mlp", "unfreeze": "head"},
+        {"init_head": "top", "pool": "none", "cut": "blocks.5", "unfreeze": "3"},
+        {"backbone": Own(), "cut": "layers.1", "unfreeze": "all"},
+        {"precision": "bf16", "tta": "flip"},
+    ],
+    ids=["top", "head", "head-of-blocks", "handed-in", "bf16"],
+)
+def test_a_tuned_network_is_pickled_and_copied_and_so_is_its_module(pictures, options, tmp_path):
+    tuned = finetune(pictures, LABELS, **{**QUICK, "epochs": 1, **options})
+    images = torch.from_numpy(np.stack(pictures[:4])).permute(0, 3, 1, 2)
+    for again in (pickle.loads(pickle.dumps(tuned)), copy.deepcopy(tuned)):
+        assert np.array_equal(again.predict_proba(pictures), tuned.predict_proba(pictures))
+        assert again.classes_.tolist() == tuned.classes_.tolist()
+        assert again.history == tuned.history
+    torch.save(tuned.module, tmp_path / "module.pt")
+    module = torch.load(tmp_path / "module.pt", weights_only=False)
+    assert torch.equal(module(tuned.preprocess(images)), tuned.module(tuned.preprocess(images)))
+
+
+def test_what_is_no_batch_of_photographs_is_not_prepared(tuned):
+    for images in (torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(1, 3, 8, 8), np.zeros((1, 3, 8, 8), np.uint8)):
+        with pytest.raises(ValueError, match=r"^images has to be a tensor, uint8 \[b, 3, h, w\], of one image or more"):
+            tuned.preprocess(images)
+
+
+def test_a_seed_may_be_a_number_of_numpy(pictures, tuned):
+    again = finetune(pictures, LABELS, **QUICK, seed=np.int64(0))
+    assert np.array_equal(again.predict_proba(pictures), tuned.predict_proba(pictures))

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,16 @@ def files(arrays, tmp_path_factory):
     return [folder / f"{number}.png" for number in range(len(arrays))]
 
 
+class BytesPath(os.PathLike):
+    """A path as the system has it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return os.fsencode(self.path)
+
+
 @pytest.fixture(scope="module")
 def expected(files):
     return features(files, image_size=SIZE)
@@ -97,10 +108,12 @@ def test_features_of_files_are_those_of_the_command_bit_for_bit(photographs, tmp
         lambda arrays, files: pd.Series(map(str, files), index=list("dcba")),
         lambda arrays, files: np.array(list(map(str, files))),
         lambda arrays, files: [arrays[0], files[1], str(files[2]), Image.fromarray(arrays[3])],
+        lambda arrays, files: list(map(BytesPath, files)),
+        lambda arrays, files: [np.ma.array(pixels, mask=pixels > 9) for pixels in arrays],
     ],
     ids=(
         *("str", "arrays", "tuple", "pillow", "opened", "tensors", "dataset", "labelled"),
-        *("frame-path", "frame-image", "series", "numpy", "mixed"),
+        *("frame-path", "frame-image", "series", "numpy", "mixed", "bytes-path", "masked-array"),
     ),
 )
 def test_every_form_of_the_same_images_has_the_same_features(form, arrays, files, expected):
@@ -252,6 +265,12 @@ def test_an_image_that_cannot_be_read_is_named_or_becomes_nan(unreadable, expect
     assert np.isnan(features(unreadable[2:3], image_size=SIZE, cache=kept, on_unreadable="nan")).all()
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+def test_a_matrix_is_grey_pixels(arrays):
+    grey = arrays[0][..., 0]
+    assert np.array_equal(features([np.matrix(grey)], image_size=SIZE), features([grey], image_size=SIZE))
+
+
 class Unmeasured(Dataset):
     """A Dataset without a length."""
 
@@ -292,6 +311,8 @@ class Endless(IterableDataset):
         ([[0, 1], [2, 3]], r"images\[0\] is a int; images has to be a sequence"),
         (np.zeros((2, 3, 8, 8), np.uint8), r"images\[0\] has the shape \[3, 8, 8\].*an array \[h, w, 3\] or \[h, w\]"),
         (np.zeros((2, 8, 8, 3), bool), r"images\[0\] is of bool; pixels have to be uint8, from 0 to 255"),
+        (np.array(5), "a ndarray has no length"),
+        (pd.DataFrame([["a.jpg", "b.jpg"]], columns=["path"] * 2), "this data frame has several columns 'path'"),
         (np.arange(3, dtype=np.uint8), r"images\[0\] is a uint8"),
     ],
 )

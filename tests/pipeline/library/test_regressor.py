@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.utils.estimator_checks import check_estimator
 
+from cache.errors import DataError
 from pipeline.library.estimators import TransferClassifier
 from pipeline.library.regressor import TransferRegressor
 
@@ -79,3 +80,11 @@ def test_a_saved_regressor_predicts_the_same_and_a_classifier_is_none(numbers, t
     TransferClassifier("ridge", random_state=0).fit(X, y > 500).save(tmp_path / "classes")
     with pytest.raises(ValueError, match="no regressor"):
         TransferRegressor.load(tmp_path / "classes")
+
+
+def test_a_number_that_is_none_is_not_learned_from(numbers):
+    X, y = numbers
+    with pytest.raises(
+        DataError, match=r"y does not know the number of 2 of \d+ samples, the first is sample 0: leave"
+    ):
+        TransferRegressor().fit(X, [None, None, *y[2:]])

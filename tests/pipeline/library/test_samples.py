@@ -31,6 +31,8 @@ def test_the_features_of_a_sample_are_what_becomes_of_those_of_its_images(tmp_pa
         table.assign(area=[5.0, 7])
     )
     assert np.array_equal(beside, np.column_stack([mean[:2], [5, 7]]))
+    words = table.astype("string")  # in which pandas has NA for what is missing
+    assert np.array_equal(features(words, image_size=64, aggregate="mean", cache=tmp_path / "cache"), mean[:2])
     (tmp_path / "1.png").write_text("no image")
     left = features(table, image_size=64, aggregate="mean", on_unreadable="nan")
     assert np.array_equal(left, single[[0, 2]])  # an image that cannot be read is a missing one
@@ -56,6 +58,8 @@ def test_maxima_are_over_the_images_that_there_are_and_a_sample_without_any_is_n
             {"aggregate": "mean"},
             r"images\[0\] is one str: with `aggregate` each sample is a sequence",
         ),
+        ([{"front": A}], {"aggregate": "mean"}, r"images\[0\] is one dict: with `aggregate` each sample is a sequence"),
+        ([{"a.png"}], {"aggregate": "mean"}, r"images\[0\] is one set: with `aggregate` each sample is a sequence"),
         ([[A], [None]], {"aggregate": "max"}, r"images\[1\]: a sample needs at least one image"),
         ([[A, B]], {"aggregate": "median"}, r"`aggregate` 'median' is not one of mean, max, concat"),
         ([[A, B], [C]], {"aggregate": "concat", "image_size": 64}, r"images\[1\] has 1 of 2 images.* take mean or max"),

@@ -1,10 +1,13 @@
 """Images and masks in, masks out."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone
 
@@ -108,3 +111,39 @@ def test_a_saved_segmenter_says_the_same_and_knows_its_masks(segmenter, pairs, t
     (tmp_path / "scenes.json").write_text(json.dumps(described))
     with pytest.raises(WeightsError, match="other weights"):
         TransferSegmenter.load(tmp_path / "scenes", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "way", [lambda given: pickle.loads(pickle.dumps(given)), copy.deepcopy], ids=["pickle", "copy"]
+)
+def test_a_fitted_segmenter_is_pickled_and_copied_with_its_network(segmenter, pairs, way):
+    images, masks = pairs
+    again = way(segmenter)
+    assert again.get_params() == segmenter.get_params()
+    assert np.array_equal(again.predict(images[12:]), segmenter.predict(images[12:]))
+    assert again.score(images[12:], masks[12:]) == segmenter.score(images[12:], masks[12:])
+
+
+def test_masks_may_be_one_tensor(segmenter, pairs):
+    images, masks = pairs
+    assert segmenter.score(images[12:], torch.from_numpy(np.stack(masks[12:]))) == segmenter.score(
+        images[12:], masks[12:]
+    )
+
+
+def test_messages_name_masks_as_they_were_given(segmenter, pairs):
+    images, masks = pairs
+    with pytest.raises(DataError, match=r"^masks\[0\]: it holds 77, which is no class of this data$"):
+        segmenter.score(images[12:], [np.where(mask == 1, 77, mask) for mask in masks[12:]])
+    with pytest.raises(DataError, match=r"other proportions than their images: masks\[0\] is 64 x 10 and its image"):
+        TransferSegmenter(**SETTINGS).fit(images, [mask[:10] for mask in masks])
+    with pytest.raises(UsageError, match=r"^images holds none, and a score is of some$"):
+        segmenter.score([], [])
+    with pytest.raises(UsageError, match=r"^images holds none, and there is nothing to learn from$"):
+        TransferSegmenter(**SETTINGS).fit([], [])
+
+
+@pytest.mark.parametrize("names", ["ab", ("a", "a"), [0, 1, 2], {0: "a", 1: "b"}])
+def test_names_of_classes_are_a_sequence_of_different_texts(pairs, names):
+    with pytest.raises(UsageError, match=r"^class_names has to be a sequence of different texts, not "):
+        TransferSegmenter(class_names=names, **SETTINGS).fit(*pairs)

@@ -54,3 +54,47 @@ def test_what_cannot_be_targets_is_named_by_its_place():
         read_arrays([1.5, np.nan, 2.5], task="regression")
     with pytest.raises(UsageError, match=r"\[n\], or several, \[n, k\], not \[2, 1, 1\]"):
         read_arrays(np.zeros((2, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["a", None, "b", float("nan")],
+        pd.Series(["a", None, "b", None], dtype="string"),
+        np.array(["a", None, "b", np.nan], dtype=object),
+        [1.0, np.nan, 2.0, np.nan],
+        [2, None, 3, pd.NA],
+    ],
+)
+def test_a_class_that_is_missing_is_none_of_the_classes(values):
+    with pytest.raises(UsageError, match=r"labels says nothing of labels\[1\], labels\[3\]: leave these samples out"):
+        read_arrays(values)
+
+
+def test_classes_without_an_order_are_refused_in_words():
+    with pytest.raises(
+        UsageError, match="labels holds classes of the type int and str, which have no order: make them"
+    ):
+        read_arrays(np.array([1, "b", 1], dtype=object))
+
+
+@pytest.mark.parametrize(
+    "values", [np.array([[2], [1], [2]]), pd.DataFrame({"kind": ["b", "a", "b"]}), [(2,), (1,), (2,)]]
+)
+def test_one_column_of_classes_is_classes(values):
+    task, _, classes = task_of(values)
+    assert task.name == "single_label"
+    assert len(classes) == 2
+
+
+def test_words_in_columns_and_names_that_would_be_torn_apart_are_refused():
+    with pytest.raises(UsageError, match="labels has several columns, which hold 0 and 1, or numbers, and not 'a'"):
+        read_arrays(np.array([["a", "b"], ["b", "a"]]))
+    with pytest.raises(UsageError, match=r"the name of a label holds no '\|', as 'sun\|moon' does"):
+        read_arrays([["sun|moon"], ["wind"]])
+
+
+def test_ordered_classes_may_be_one_word_with_commas():
+    task, texts, _ = task_of(["low", "high"], ordinal="low,high")
+    assert task.levels == ("low", "high")
+    assert texts == ["low", "high"]

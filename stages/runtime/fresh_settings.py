@@ -1,0 +1,46 @@
+"""What whoever calls may have set torch and NumPy to: the library computes as where nobody has set anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+import torch
+
+from stages.runtime.threads import usable_after_fork
+
+ParametersT = ParamSpec("ParametersT")
+ResultT = TypeVar("ResultT")
+
+
+@contextmanager
+def fresh_settings() -> Iterator[None]:
+    """Have torch and NumPy compute, in this thread, as they do in a process that has just begun.
+
+    Around a call there may be ``torch.no_grad``, ``torch.inference_mode``, ``torch.autocast``, a device that tensors
+    are made on, or ``numpy.errstate``: they are meant for what the caller computes.
+    """
+    with ExitStack() as settings:
+        settings.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
+        settings.enter_context(torch.inference_mode(False))
+        settings.enter_context(torch.enable_grad())
+        for device_type in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(device_type):
+                settings.enter_context(torch.autocast(device_type, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            settings.enter_context(torch.device("cpu"))
+        yield
+
+
+def usable_anywhere(function: Callable[ParametersT, ResultT]) -> Callable[ParametersT, ResultT]:
+    """Let a function be called whatever torch and NumPy are set to, and in a forked process (`usable_after_fork`)."""
+
+    @wraps(function)
+    def call(*args: ParametersT.args, **kwargs: ParametersT.kwargs) -> ResultT:
+        with fresh_settings():
+            return function(*args, **kwargs)
+
+    return usable_after_fork(call)

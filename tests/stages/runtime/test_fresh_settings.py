@@ -1,0 +1,58 @@
+"""The library in the midst of what a caller has set torch and NumPy to."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.library.estimators import TransferClassifier
+from pipeline.library.finetuning import finetune
+from pipeline.library.functions import features
+from pipeline.library.segmenter import TransferSegmenter
+from stages.runtime.fresh_settings import fresh_settings
+
+SET = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "device": lambda: torch.device("meta"),
+    "errstate": lambda: np.errstate(all="raise"),
+}
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 24, 32, 3), dtype=np.uint8)
+LABELS = np.arange(12) % 2
+
+
+@pytest.mark.parametrize("name", SET)
+def test_within_it_torch_is_as_it_begins_and_afterwards_as_it_was(name):
+    def found():
+        settings = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+        return (*settings, str(torch.get_default_device()), np.geterr()["under"])
+
+    with SET[name]():
+        before = found()
+        with fresh_settings():
+            assert found() == (True, False, False, "cpu", "ignore")
+        assert found() == before
+
+
+def everything():
+    """What the library computes, by everything that trains or runs a network."""
+    rows = features(PIXELS, image_size=32)
+    head = TransferClassifier("mlp", random_state=0, device="cpu").fit(rows, LABELS)
+    tuned = finetune(PIXELS, LABELS, image_size=32, unfreeze="1", epochs=1, init_head="ncm", num_workers=0)
+    segmenter = TransferSegmenter("linear", epochs=1, image_size=64, random_state=0).fit(PIXELS, PIXELS[..., 0] > 127)
+    probabilities = np.stack(segmenter.predict_proba(PIXELS[:2]))
+    linear = TransferClassifier("logistic", random_state=0).fit(rows, LABELS)
+    return rows, head.predict_proba(rows), linear.predict_proba(rows), tuned.predict_proba(PIXELS), probabilities
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return everything()
+
+
+@pytest.mark.parametrize("name", SET)
+def test_the_library_computes_the_same_bits_within_it(name, expected):
+    with SET[name]():
+        found = everything()
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
