@@ -92,6 +92,14 @@ def seed_of(directory: Path) -> int:
     return int(directory.name.removeprefix(_SEED))
 
 
+def part_of_run(path: Path) -> str:
+    """Return in words of which run a folder is a part, as that of a seed or of a method is; nothing if it is none."""
+    seed = next((folder for folder in (path, *path.parents) if folder.name.startswith(_SEED)), None)
+    if seed is None or not (seed / MANIFEST).is_file():
+        return ""
+    return f"{path} is a part of the run {seed.parent}: give that"
+
+
 def comparison_dir(runs: Sequence[Path]) -> Path:
     """Return where a comparison goes: the folder of the one run; of several one beside the first, named after all."""
     different: dict[Path, Path] = {}

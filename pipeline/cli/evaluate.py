@@ -25,6 +25,7 @@ def evaluate(
     target: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())] = (),
     images: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())] = (),
     folders: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())] = (),
+    ignore_label: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())] = (),
     group_by: str | None = None,
     group_column: str | None = None,
     name: str | None = None,
@@ -70,6 +71,9 @@ def evaluate(
     folders
         What the folders in a folder are, where their names do not say it: classes, or the split of each one, as dev=val
         unlabeled=none (none leaves it out).
+    ignore_label
+        What masks hold, besides 255 and what the run leaves out by its name, where no class is known: a number, a
+        color, or the name of a class.
     group_by
         Which images are of one subject, where that is not as in the run.
     group_column
@@ -94,6 +98,7 @@ def evaluate(
         "target": target,
         "images": images,
         "folders": folders,
+        "ignore_label": ignore_label,
         "group_by": group_by,
         "group_column": group_column,
     }

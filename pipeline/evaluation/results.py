@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cache.atomic_write import write_atomically
-from cache.errors import CutonceError, DataError, listed
+from cache.errors import CutonceError, DataError, UsageError, listed
 from pipeline import run_layout
 from pipeline.evaluation.method_folders import files_of_methods, folder_identity
 from pipeline.evaluation.method_table import as_frame, as_html, result_row
@@ -581,6 +581,8 @@ def _results_of(run: Path) -> list[Result]:
     names = (run_layout.RESULT, run_layout.PREDICTIONS)
     directories = {path.parent for name in names for path in files_of_methods(run, name)}
     if not directories:
+        if part := run_layout.part_of_run(run):
+            raise UsageError(part)
         raise DataError(f"{run} has no finished results (seed-*/*/result.json); train a method into it first")
     results = [_with_predictions(directory) for directory in sorted(directories)]
     return sorted(results, key=lambda result: (result.seed, get_method(result.method).order, result.name))

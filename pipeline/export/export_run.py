@@ -14,7 +14,7 @@ from pipeline.export.equality import BOUND, Equality, compare_with_run, differen
 from pipeline.export.hub_card import card_path, write_card
 from pipeline.library.export_model import RunFile, TrainedModel, export_model, open_trained
 from pipeline.options.export_formats import model_format_names
-from pipeline.run_layout import MODEL_CARD, RESULT, RESULTS, fold_dirs, seed_dirs
+from pipeline.run_layout import MODEL_CARD, RESULT, RESULTS, fold_dirs, part_of_run, seed_dirs
 from stages.network.backbones.base import Backbone
 
 
@@ -135,6 +135,8 @@ def _require_finished(run: Path) -> None:
     """Refuse a run that was stopped, saying what it lacks: what it would say to take may be what is missing."""
     if not run.is_dir():
         raise DataError(f"{run} is no run: there is no such folder")
+    if part := part_of_run(run):
+        raise UsageError(f"{part}, and by `seed` and `method` which of its models")
     complete = {path.parent for path in files_of_methods(run, MODEL_CARD)}
     begun = {path for seed in seed_dirs(run) for path in seed.iterdir() if path.is_dir() and "-" in path.name}
     begun -= {path for seed in seed_dirs(run) for path in fold_dirs(seed)}

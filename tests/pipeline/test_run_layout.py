@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 
 from pipeline import run_layout
-from pipeline.run_layout import comparison_dir, files_of_seeds, methods_with, run_of, seed_dir, seed_of
+from pipeline.run_layout import comparison_dir, files_of_seeds, methods_with, part_of_run, run_of, seed_dir, seed_of
 
 PIPELINE = Path(run_layout.__file__).parent
 
@@ -18,6 +18,16 @@ def test_folders_of_seeds_are_found_again_in_the_order_of_the_seeds(tmp_path):
     results = methods_with(tmp_path, run_layout.RESULT)
     assert {seed_of(path.parent.parent) for path in results} == {0, 2, 10}
     assert {run_of(path.parent) for path in results} == {tmp_path}
+
+
+def test_a_folder_in_a_run_is_told_from_one(tmp_path):
+    seed = tmp_path / "run" / "seed-0"
+    (seed / "linear-svm").mkdir(parents=True)
+    assert part_of_run(seed) == part_of_run(tmp_path / "run") == ""  # as a run that is called so
+    (seed / "manifest.csv").write_text("path,label,split,key\n")
+    for folder in (seed, seed / "linear-svm"):
+        assert part_of_run(folder).startswith(f"{folder} is a part of the run {tmp_path / 'run'}: give that")
+    assert part_of_run(tmp_path / "run") == ""
 
 
 def test_runs_are_compared_in_a_folder_of_their_own_and_one_in_its_own(tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ from pipeline.run_layout import (
     REPORT,
     RESULT,
     RESULTS,
+    part_of_run,
     run_of,
     seed_of,
 )
@@ -81,11 +82,14 @@ def choose_model(run: Path, method: str | None, seed: int | None) -> ModelChoice
     Raises
     ------
     UsageError
-        If the run has no such method or seed, naming those it has, or its page says to take a method of another run.
+        If the run has no such method or seed, naming those it has, its page says to take a method of another run, or
+        `run` is a part of one.
     DataError
         If the run holds no trained method.
     """
     models = [path.parent for path in files_of_methods(run, MODEL_CARD)]
+    if not models and (part := part_of_run(run)):
+        raise UsageError(f"{part}, and by `seed` and `method` which of its models")
     if not models:
         raise DataError(f"{run} holds no trained method; `run`, `train` or `finetune` with `out` {run} makes one")
     seeds = sorted({seed_of(model.parent) for model in models})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cache.errors import DataError, UsageError, listed, suggestion
 from stages.data.masks.class_table import ClassTable, color_of
@@ -158,7 +158,10 @@ def _by_color(masks: SurveyedMasks, table: ClassTable | None, ignored: Sequence[
         )
     pairs = [(name, color) for name, color in zip(table.names, table.colors, strict=True) if color not in void]
     names, kept = tuple(name for name, _ in pairs), [color for _, color in pairs]
-    return _checked(masks, names, kept, sorted(void), by_color=True, notes=[*notes, *_table_notes(table, void)])
+    classes, notes = _checked(
+        masks, names, kept, sorted(void), by_color=True, notes=[*notes, *_table_notes(table, void)]
+    )
+    return replace(classes, left_out=_others(table, names)), notes
 
 
 def _ignored_color(word: str, totals: Counter[int], table: ClassTable | None) -> int:
@@ -205,7 +208,13 @@ def _by_number(masks: SurveyedMasks, table: ClassTable | None, ignored: Sequence
     if beyond := sorted(set(values) - set(places.values()) - void):
         raise _beyond(masks, table, beyond, len(value_of) > 0)
     notes = _table_notes(table, void)
-    return _checked(masks, tuple(kept), list(kept.values()), sorted(void), by_color=False, notes=notes)
+    classes, notes = _checked(masks, tuple(kept), list(kept.values()), sorted(void), by_color=False, notes=notes)
+    return replace(classes, left_out=_others(table, classes.names)), notes
+
+
+def _others(table: ClassTable, names: Sequence[str]) -> tuple[str, ...]:
+    """Return what a table names besides these classes."""
+    return tuple(name for name in table.names if name not in names)
 
 
 def _numbers_of_names(

@@ -35,11 +35,14 @@ class MaskClasses:
         Whether colors say which class a pixel is of, and not numbers.
     numbers : tuple of (int, int)
         Each stored value, a packed color where these say it, with its class; 255 for none that is known.
+    left_out : tuple of str
+        What stands for no class is called, where it has names.
     """
 
     names: tuple[str, ...]
     by_color: bool
     numbers: tuple[tuple[int, int], ...]
+    left_out: tuple[str, ...] = ()
 
     def of(self, mask: StoredMask) -> NDArray[np.uint8]:
         """Return the number of the class of each pixel, uint8 [H, W], 255 where none is known.
@@ -81,7 +84,8 @@ class MaskClasses:
     def to_json(self) -> dict[str, Any]:
         """Return the values as JSON has them; `from_json` is the inverse."""
         stored = [[self.word(value) if self.by_color else value, number] for value, number in self.numbers]
-        return {"names": list(self.names), "by_color": self.by_color, "stored": stored}
+        left_out = {"left_out": list(self.left_out)} if self.left_out else {}
+        return {"names": list(self.names), "by_color": self.by_color, "stored": stored, **left_out}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> MaskClasses:
@@ -97,7 +101,7 @@ class MaskClasses:
             numbers = [
                 (int(value[1:], 16) if by_color else int(value), int(number)) for value, number in content["stored"]
             ]
-            return cls(tuple(content["names"]), by_color, tuple(numbers))
+            return cls(tuple(content["names"]), by_color, tuple(numbers), tuple(content.get("left_out", ())))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"these are no classes of masks: {error}") from error
 

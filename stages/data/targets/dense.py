@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cache.errors import DataError, UsageError, listed
 from stages.config.data import SPLITS, DataConfig
-from stages.data.masks.class_table import ClassTable
+from stages.data.masks.class_table import ClassTable, color_of
 from stages.data.masks.find_classes import SurveyedMasks, find_classes
 from stages.data.masks.mask_classes import MaskClasses
 from stages.data.masks.stored import MaskFacts, packed
@@ -93,18 +93,28 @@ def _settled(
     ------
     DataError
         If masks hold a class that the model does not know, or a value that is none.
+    UsageError
+        If `ignore_label` says what is no value of masks.
     """
     if table is not None:
         own, notes = find_classes(masks, table, options.ignore_label, fewest=1)
-        if unknown := [name for name in own.names if name not in settled.names]:
+        left_out = [name for name in own.names if name not in settled.names and name in settled.left_out]
+        if unknown := [name for name in own.names if name not in (*settled.names, *left_out)]:
             raise DataError(
                 f"{table.origin} names {listed(unknown)}, which the model does not know: it knows "
-                f"{listed(settled.names, 20)}. Names are matched to the letter"
+                f"{listed(settled.names, 20)}. Names are matched to the letter: rename them, or say with "
+                "`ignore_label` that they stand for no class"
             )
-        number_of = {number: settled.names.index(name) for number, name in enumerate(own.names)}
+        if left_out:
+            notes.append(
+                f"{listed(left_out)} stands for no class, as where the model was trained: such pixels do not count"
+            )
+        number_of = {
+            number: VOID if name in left_out else settled.names.index(name) for number, name in enumerate(own.names)
+        }
         numbers = tuple((value, number_of.get(number, number)) for value, number in own.numbers)
-        return MaskClasses(settled.names, own.by_color, numbers), notes
-    known = dict(settled.numbers) | {int(word): VOID for word in options.ignore_label if word.isdecimal()}
+        return MaskClasses(settled.names, own.by_color, numbers, (*own.left_out, *left_out)), notes
+    known = dict(settled.numbers) | {_value_of(word, settled): VOID for word in options.ignore_label}
     held = {
         location: set(values_in(facts, settled)) for location, facts in zip(masks.locations, masks.facts, strict=True)
     }
@@ -112,9 +122,26 @@ def _settled(
         beyond = [settled.word(value) for value in sorted(held[wrong[0]].difference(known))]
         raise DataError(
             f"{len(wrong):,} of {len(held):,} masks hold what is no class of the model; the first: {wrong[0]}: "
-            f"{listed(beyond)}. If other values stand for the same classes here, name them in classes.csv"
+            f"{listed(beyond)}. If other values stand for the same classes here, name them in classes.csv; "
+            "where they stand for none, say `ignore_label`"
         )
     return MaskClasses(settled.names, settled.by_color, tuple(sorted(known.items()))), []
+
+
+def _value_of(word: str, classes: MaskClasses) -> int:
+    """Return the value that a word of the option `ignore_label` says, where nothing names classes.
+
+    Raises
+    ------
+    UsageError
+        If it is none.
+    """
+    if classes.by_color and (color := color_of(word)) is not None:
+        return color
+    if not word.isdecimal():
+        kind = "a color, as #8040ff" if classes.by_color else "a number"
+        raise UsageError(f"`ignore_label` {word} is not {kind}, and no classes.csv beside these masks names classes")
+    return int(word) * packed(1, 1, 1) if classes.by_color else int(word)
 
 
 def _compared_sizes(columns: TargetColumns, texts: Sequence[str], known: dict[int, MaskFacts]) -> list[str]:

@@ -37,11 +37,12 @@ def test_flags_reach_it_and_a_column_of_groups_takes_the_place_of_the_runs_rule(
 
 
 def test_what_columns_and_folders_are_is_taken_as_messages_about_the_data_advise(asked, capsys):
-    flags = ["--images", "front", "back", "--folders", "dev=test,holdout=none"]
+    flags = ["--images", "front", "back", "--folders", "dev=test,holdout=none", "--ignore-label", "sky"]
     assert call(capsys, "evaluate", "runs/a", "--data", "new", *flags)[0] == 0
     ((_, data, given, _, _),) = asked
     options = DataConfig(data, **given)
     assert (options.images, options.folders) == (("front", "back"), ("dev=test", "holdout=none"))
+    assert options.ignore_label == ("sky",)
 
 
 def test_two_places_and_unknown_words_are_refused(asked, capsys):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cache.errors import DataError
+from cache.errors import DataError, UsageError
 from pipeline.evaluation.results import (
     Result,
     evaluate_test,
@@ -114,6 +114,12 @@ def test_a_result_with_something_wrong_in_it_is_refused_by_name(run, change, nam
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(DataError, match=rf"result\.json has no usable {named};"):
         load_results([run])
+
+
+def test_a_part_of_a_run_is_no_run_and_the_run_is_named(run):
+    (run / "seed-0" / "manifest.csv").write_text("path,label,split,key\n")
+    with pytest.raises(UsageError, match=r"seed-0 is a part of the run .*: give that"):
+        load_results([run / "seed-0"])
 
 
 def test_a_missing_run_and_a_run_without_results_are_told_apart(tmp_path):

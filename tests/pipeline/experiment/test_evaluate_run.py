@@ -164,6 +164,9 @@ def test_what_is_no_evaluation_is_not_replaced_and_what_the_run_lacks_is_named(p
     with pytest.raises(UsageError, match=r"holds what no evaluation wrote and one would replace \(figures\)"):
         evaluated(place, place / "next year", place / "paper")
     assert own.read_bytes() == b"mine"
+    for part in (place / "run" / "seed-0", place / "run" / "seed-0" / "linear-ridge"):
+        with pytest.raises(UsageError, match=r"is a part of the run .*run: give that, and by `seed` and `method`"):
+            choose_model(part, None, None)
     with pytest.raises(UsageError, match=r"`method` linear-rigde.*linear-ridge"):
         evaluated(place, place / "next year", method="linear-rigde")
     with pytest.raises(UsageError, match=r"`name` '../x' must be the name of a folder"):

@@ -62,6 +62,9 @@ def test_of_an_unfinished_run_is_said_what_is_missing(saved, tmp_path):
     (unfinished / "seed-0" / "finetune-top-3").rmdir()
     with pytest.raises(DataError, match=r"goes on; if that was `train` or `finetune`, `compare` .*run; or say by"):
         export_run(unfinished, tmp_path / "a.onnx")
+    (unfinished / "seed-0" / "manifest.csv").write_text("path,label,split,key\n")
+    with pytest.raises(UsageError, match=r"seed-0 is a part of the run .*run: give that, and by `seed` and `method`"):
+        export_run(unfinished / "seed-0", tmp_path / "a.onnx")
     with pytest.raises(DataError, match="is no run: there is no such folder"):
         export_run(tmp_path / "none", tmp_path / "a.onnx")
 

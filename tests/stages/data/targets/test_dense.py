@@ -160,6 +160,36 @@ def test_new_masks_are_read_by_the_classes_of_the_model_that_they_test(folder, t
     assert np.unique(read_mask(manifest.target_texts[0], manifest.mask_classes)).tolist() == [2, 255]
 
 
+def test_what_the_model_was_trained_without_stands_for_no_class_in_new_masks_of_that_name(folder, tmp_path):
+    (folder / "classes.txt").write_text("ground\nroof\ntree\n")
+    for ignored in ("tree", "2"):
+        known = loaded(folder, ignore_label=(ignored,))
+        known.save(tmp_path / "manifest.csv")
+        known = Manifest.load(tmp_path / "manifest.csv")
+        assert known.class_names == ("ground", "roof")
+        new = tmp_path / "new"
+        for number in range(2):
+            save_pair(new / f"images/{number}.jpg", new / f"masks/{number}.png", 50 + number, (0, 1, 7))
+        (new / "classes.csv").write_text("name,value\nroof,0\nground,1\ntree,7\n")
+        manifest = load_new_samples(DataConfig(str(new)), known.task, mask_classes=known.mask_classes)
+        assert np.unique(read_mask(manifest.target_texts[0], manifest.mask_classes)).tolist() == [0, 1, 255]
+        assert any("tree stands for no class" in note for note in manifest.notes)
+
+
+def test_what_stands_for_no_class_in_new_masks_can_be_said(folder, tmp_path):
+    known = loaded(folder)
+    new = tmp_path / "new"
+    for number in range(2):
+        save_pair(new / f"images/{number}.jpg", new / f"masks/{number}.png", 50 + number, (1, 9))
+    said = load_new_samples(DataConfig(str(new), ignore_label=("9",)), known.task, mask_classes=known.mask_classes)
+    assert np.unique(read_mask(said.target_texts[0], said.mask_classes)).tolist() == [1, 255]
+    with pytest.raises(UsageError, match="`ignore_label` boat is not a number"):
+        load_new_samples(DataConfig(str(new), ignore_label=("boat",)), known.task, mask_classes=known.mask_classes)
+    (new / "classes.csv").write_text("name,value\n1,1\nboat,9\n")
+    said = load_new_samples(DataConfig(str(new), ignore_label=("boat",)), known.task, mask_classes=known.mask_classes)
+    assert np.unique(read_mask(said.target_texts[0], said.mask_classes)).tolist() == [1, 255]
+
+
 def test_new_masks_with_what_the_model_does_not_know_are_refused_by_name(folder, tmp_path):
     known = loaded(folder)
     new = tmp_path / "new"
