@@ -1,5 +1,6 @@
 """The library in the midst of what a caller has set torch and NumPy to."""
 
+import pickle
 import threading
 from contextlib import contextmanager
 
@@ -69,24 +70,28 @@ def test_of_two_threads_within_it_the_last_puts_the_default_type_back():
         assert (found, torch.get_default_dtype()) == ([torch.float32], torch.float64)
 
 
-def everything():
-    """What the library computes, by everything that trains or runs a network."""
+def everything(folder):
+    """What the library computes, by everything that trains or runs a network, and what is kept of it."""
     rows = features(PIXELS, image_size=32)
     head = TransferClassifier("mlp", random_state=0, device="cpu").fit(rows, LABELS)
     tuned = finetune(PIXELS, LABELS, image_size=32, unfreeze="1", epochs=1, init_head="ncm", num_workers=0)
     segmenter = TransferSegmenter("linear", epochs=1, image_size=64, random_state=0).fit(PIXELS, PIXELS[..., 0] > 127)
     probabilities = np.stack(segmenter.predict_proba(PIXELS[:2]))
+    head.save(folder / "head")
+    assert np.array_equal(TransferClassifier.load(folder / "head").predict_proba(rows), head.predict_proba(rows))
+    again = pickle.loads(pickle.dumps(tuned))
+    assert np.array_equal(again.predict_proba(PIXELS), tuned.predict_proba(PIXELS))
     linear = TransferClassifier("logistic", random_state=0).fit(rows, LABELS)
     return rows, head.predict_proba(rows), linear.predict_proba(rows), tuned.predict_proba(PIXELS), probabilities
 
 
 @pytest.fixture(scope="module")
-def expected():
-    return everything()
+def expected(tmp_path_factory):
+    return everything(tmp_path_factory.mktemp("expected"))
 
 
 @pytest.mark.parametrize("name", SET)
-def test_the_library_computes_the_same_bits_within_it(name, expected):
+def test_the_library_computes_the_same_bits_within_it(name, expected, tmp_path):
     with SET[name]():
-        found = everything()
+        found = everything(tmp_path)
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
