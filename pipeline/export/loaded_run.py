@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -59,6 +60,10 @@ def load(
     ValueError
         If the run holds no such method, or it was trained on other weights than there are now.
     """
+    if not isinstance(run, (str, PathLike)):
+        raise UsageError(f"run has to be the path of a run, not {run!r}")
+    if not isinstance(method, str | None):
+        raise UsageError(f"method has to be the name of one, not {method!r}")
     choice = choose_model(Path(run), method, seed)
     loaded = LoadedRun(SavedMethod.read(choice.directory), choice.reason, device, backbone)
     if loaded.method.takes_images and not loaded.method.card.is_published:

@@ -54,6 +54,19 @@ def require_one_head(head: Any) -> None:
         raise UsageError(f"head has to be the name of one head, not {head!r}")
 
 
+def head_path(path: Any) -> Path:
+    """Return the path of files that a head is kept in.
+
+    Raises
+    ------
+    UsageError
+        If it names no file.
+    """
+    if not isinstance(path, (str, PathLike)) or not Path(path).name:
+        raise UsageError(f"path has to be the path of the files of a head, with or without suffix, not {path!r}")
+    return Path(path)
+
+
 def cache_folder(cache: Any, default: Path = FeatureConfig.cache) -> Path:
     """Return the folder of an argument `cache`; `default` where it is None.
 

@@ -23,6 +23,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from cache import FeatureCache
 from cache.errors import DataError, UsageError
 from pipeline.library.argument_names import argument_names
+from pipeline.library.arguments import head_path
 from pipeline.library.backbones import AnyBackbone
 from pipeline.library.functions import extract_rows, extractor_for, feature_options
 from pipeline.library.head_estimator import HeadEstimator, has_columns, require_features, require_known
@@ -351,9 +352,10 @@ class TransferClassifier(ClassifierMixin, HeadEstimator):  # type: ignore[misc]
             "class_names": self.classes_.tolist(),
             "class_type": self.classes_.dtype.str,
         }
-        self._save_head(Path(path), described)
+        self._save_head(head_path(path), described)
 
     @classmethod
+    @usable_anywhere
     def load(cls, path: Path | str, *, device: str = "auto") -> TransferClassifier:
         """Return a fitted classifier that `save` wrote, or one round the head of a run: ``RUN/seed-0/linear-svm/head``.
 
@@ -376,7 +378,7 @@ class TransferClassifier(ClassifierMixin, HeadEstimator):  # type: ignore[misc]
             if "class_names" not in described and "class_names" not in described.get("task", {}):
                 raise UsageError(f"the head {path} was saved without its classes, so it is no classifier")
 
-        classifier, described = cls._load_head(Path(path), device, require)
+        classifier, described = cls._load_head(head_path(path), device, require)
         task = described.get("task", {})  # of the head of a run
         names = described.get("class_names", task.get("class_names"))
         classifier.classes_ = np.array(names, dtype=described.get("class_type"))

@@ -104,6 +104,7 @@ class TransferNetwork(nn.Module):
         return output
 
 
+@usable_anywhere
 def _made_again(
     extractor: Extractor, options: FinetuneConfig, head: dict[str, Any], of_head: TensorsByName, of_top: TensorsByName
 ) -> TransferNetwork:

@@ -203,7 +203,7 @@ def compare(
     ValueError
         If results are missing or damaged, or were not tested on the same images.
     """
-    if isinstance(runs, (str, PathLike)) or not len(runs):
+    if isinstance(runs, (str, PathLike)) or not hasattr(runs, "__len__") or not len(runs):
         raise UsageError("runs has to be a sequence of run directories or of results; this is one path, or nothing")
     results = [run for run in runs if isinstance(run, Result)]
     folders = [Path(run) for run in runs if isinstance(run, (str, PathLike))]

@@ -12,6 +12,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cache.errors import DataError, UsageError
+from pipeline.library.arguments import head_path
 from pipeline.library.head_estimator import HeadEstimator, has_columns, require_features, require_known
 from stages.runtime.fresh_settings import usable_anywhere
 from stages.tasks.regression import Regression
@@ -147,9 +148,10 @@ class TransferRegressor(RegressorMixin, HeadEstimator):  # type: ignore[misc]
         `load` reads it back. Nothing is pickled. Of a random state that is no number nothing is kept, nor is `result_`.
         """
         check_is_fitted(self)
-        self._save_head(Path(path), {"task": self.task_.to_json()})
+        self._save_head(head_path(path), {"task": self.task_.to_json()})
 
     @classmethod
+    @usable_anywhere
     def load(cls, path: Path | str, *, device: str = "auto") -> TransferRegressor:
         """Return a fitted regressor that `save` wrote, or one round a head of a run: ``RUN/seed-0/linear-ridge/head``.
 
@@ -172,7 +174,7 @@ class TransferRegressor(RegressorMixin, HeadEstimator):  # type: ignore[misc]
             if described.get("task", {}).get("name") != Regression().name:
                 raise UsageError(f"the head {path} was saved without numbers that it predicts, so it is no regressor")
 
-        regressor, described = cls._load_head(Path(path), device, require)
+        regressor, described = cls._load_head(head_path(path), device, require)
         regressor.task_ = Regression.from_json(described["task"])
         return regressor
 

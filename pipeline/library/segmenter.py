@@ -20,7 +20,7 @@ from pipeline.experiment.methods.head_methods import masks_for
 from pipeline.experiment.models.model_card import config_to_json
 from pipeline.experiment.setup.dense_defaults import dense_features
 from pipeline.library.argument_names import argument_names
-from pipeline.library.arguments import cache_folder, group_names, require_one_head, require_share, seed_of
+from pipeline.library.arguments import cache_folder, group_names, head_path, require_one_head, require_share, seed_of
 from pipeline.library.backbones import AnyBackbone, build_extractor_of
 from pipeline.library.functions import feature_options
 from pipeline.library.head_estimator import head_on_cpu
@@ -291,7 +291,7 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
             "task": self.task_.to_json(),
             "mask_classes": self.mask_classes_.to_json(),
         }
-        save_head(Path(path), self.head_, described)
+        save_head(head_path(path), self.head_, described)
 
     @classmethod
     @usable_anywhere
@@ -303,7 +303,7 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         ValueError
             If there is no such head, it is no segmenter's, or the network's weights are others by now.
         """
-        head, described = load_head(Path(path))
+        head, described = load_head(head_path(path))
         if "mask_classes" not in described or "features" not in described:
             raise UsageError(f"the head {path} was saved by no segmenter")
         stored = {name: _tuples(value) for name, value in described["features"].items()}

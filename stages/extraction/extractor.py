@@ -51,6 +51,7 @@ from stages.runtime.device import (
     require_computing,
     resolve_device,
 )
+from stages.runtime.fresh_settings import usable_anywhere
 from stages.runtime.memory import is_out_of_memory
 from stages.runtime.seeding import seed_from
 from stages.runtime.threads import usable_cores
@@ -544,6 +545,7 @@ def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) ->
     return _build(backbone, cut_graph(backbone.module, backbone.preprocessing.image_size), device, options)
 
 
+@usable_anywhere
 def _built_again(options: FeatureConfig, backbone: Backbone | None, weights: str) -> Extractor:
     """Return what was pickled.
 

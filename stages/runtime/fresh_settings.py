@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -12,18 +13,26 @@ import torch
 
 from stages.runtime.threads import usable_after_fork
 
+_LOCK = threading.Lock()
+
+_FOUND: list[torch.dtype] = []
+"""The default type of floating-point tensors as each of those found it who are within `fresh_settings`."""
+
 ParametersT = ParamSpec("ParametersT")
 ResultT = TypeVar("ResultT")
 
 
 @contextmanager
 def fresh_settings() -> Iterator[None]:
-    """Have torch and NumPy compute, in this thread, as they do in a process that has just begun.
+    """Have torch and NumPy compute as they do in a process that has just begun.
 
     Around a call there may be ``torch.no_grad``, ``torch.inference_mode``, ``torch.autocast``, a device that tensors
     are made on, or ``numpy.errstate``: they are meant for what the caller computes.
+    All that is of this thread but the type that tensors have where none is said, which torch keeps for the process:
+    other threads make float32 meanwhile, and the last to leave puts back what the first has found.
     """
     with ExitStack() as settings:
+        settings.enter_context(_float32_by_default())
         settings.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
         settings.enter_context(torch.inference_mode(False))
         settings.enter_context(torch.enable_grad())
@@ -33,6 +42,20 @@ def fresh_settings() -> Iterator[None]:
         if torch.get_default_device().type != "cpu":
             settings.enter_context(torch.device("cpu"))
         yield
+
+
+@contextmanager
+def _float32_by_default() -> Iterator[None]:
+    with _LOCK:
+        _FOUND.append(torch.get_default_dtype() if not _FOUND else _FOUND[0])
+        torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            found = _FOUND.pop()
+            if not _FOUND:
+                torch.set_default_dtype(found)
 
 
 def usable_anywhere(function: Callable[ParametersT, ResultT]) -> Callable[ParametersT, ResultT]:

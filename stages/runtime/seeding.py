@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +12,19 @@ import numpy as np
 import torch
 
 from cache import key_of_bytes
+
+_DRAWING = [threading.RLock()]
+"""Held by the thread that draws from the random states of the process, of which there is one each: dropout knows no
+other. Threads that train take turns, so that each draws what it would alone."""
+
+
+def _nobody_draws() -> None:
+    """Begin anew in a forked process: who held it is not there."""
+    _DRAWING[0] = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_nobody_draws)
 
 
 def seed_from(*parts: object, bits: int) -> int:
@@ -35,22 +50,29 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 @contextmanager
 def fixed_seed(seed: int) -> Iterator[None]:
-    """Draw from torch's CPU generator as it is after `seed`, and leave the random state of the program as it was."""
-    with torch.random.fork_rng(devices=[]):
+    """Draw from torch's CPU generator as it is after `seed`, and leave the random state of the program as it was.
+
+    Other threads that would draw within this or `preserve_rng_state` wait.
+    """
+    with _DRAWING[0], torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would change other devices' states, too
         yield
 
 
 @contextmanager
 def preserve_rng_state() -> Iterator[None]:
-    """Put the random states of Python, numpy and torch, on all devices, back to what they were before the block."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    mps_state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        if mps_state is not None:
-            torch.mps.set_rng_state(mps_state)
+    """Put the random states of Python, numpy and torch, on all devices, back to what they were before the block.
+
+    Other threads that would draw within this or `fixed_seed` wait: threads of the block itself have to do without.
+    """
+    with _DRAWING[0]:
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        mps_state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+        try:
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+                yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+            if mps_state is not None:
+                torch.mps.set_rng_state(mps_state)

@@ -85,6 +85,18 @@ def test_what_has_no_such_answer_is_refused(saved, images, tmp_path):
             loaded(saved, "linear" if "images" in empty else "table").predict(**empty)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((None,), "run has to be the path of a run, not None"),
+        (("photos", 3), "method has to be the name of one, not 3"),
+    ],
+)
+def test_what_names_no_run_or_method_is_refused(given, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        pipeline.load(*given)
+
+
 def test_a_network_is_opened_once_and_where_nothing_needs_it_not_at_all(saved, images, monkeypatch):
     opened = []
     open_networks = loaded_run.open_networks

@@ -73,6 +73,16 @@ def test_a_cache_is_a_path_or_none_and_nothing_else_leaves_one(tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+def test_what_names_no_file_of_a_head_is_refused():
+    classifier = TransferClassifier("ncm").fit(np.eye(8), [0, 1] * 4)
+    for given in (None, "", "/", 3):
+        for call in (classifier.save, TransferClassifier.load, TransferRegressor.load, TransferSegmenter.load):
+            with pytest.raises(
+                UsageError, match="path has to be the path of the files of a head, with or without suff"
+            ):
+                call(given)
+
+
 def test_a_share_lies_between_0_and_1():
     require_share("val_size", np.float32(0.2))
     for given in (0, 1, None, "0.2", float("nan")):

@@ -383,6 +383,8 @@ def test_what_cannot_be_compared_is_told(runs, tmp_path):
     for given, message in [
         ("runs/photos", "this is one path"),
         ([], "or nothing"),
+        (None, "runs has to be a sequence"),
+        ((run for run in runs), "runs has to be a sequence"),
         ([runs[0], result], "either run directories alone or results alone"),
         ([5], "either run directories alone"),
         ([replace(result, directory=None)], "a result that is in no run"),

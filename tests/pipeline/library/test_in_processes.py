@@ -110,3 +110,18 @@ def test_in_processes_forked_from_one_that_computed(tmp_path):
     with np.load(tmp_path / "computed.npz") as computed:
         forked = list(computed.values())
     assert all(np.array_equal(theirs, ours) for theirs, ours in zip(forked, work_in_child(None), strict=True))
+
+
+def test_heads_that_train_in_threads_at_once_are_those_that_train_alone(expected):
+    """Torch has one random state in a process, and threads that drew from it at once had each other's numbers."""
+
+    def trained(seed):
+        return TransferClassifier("mlp", random_state=seed, device="cpu").fit(expected, LABELS).predict_proba(expected)
+
+    alone = [trained(seed) for seed in range(3)]
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    with ThreadPoolExecutor(3) as pool:
+        at_once = list(pool.map(trained, [0, 1, 2, 0, 1, 2]))
+    assert all(np.array_equal(found, wanted) for found, wanted in zip(at_once, alone * 2, strict=True))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,5 +1,9 @@
 """The library in the midst of what a caller has set torch and NumPy to."""
 
+import pickle
+import threading
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +14,22 @@ from pipeline.library.functions import features
 from pipeline.library.segmenter import TransferSegmenter
 from stages.runtime.fresh_settings import fresh_settings
 
+
+@contextmanager
+def float64_by_default():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 SET = {
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "device": lambda: torch.device("meta"),
+    "float64": float64_by_default,
     "errstate": lambda: np.errstate(all="raise"),
 }
 
@@ -26,33 +41,57 @@ LABELS = np.arange(12) % 2
 def test_within_it_torch_is_as_it_begins_and_afterwards_as_it_was(name):
     def found():
         settings = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
-        return (*settings, str(torch.get_default_device()), np.geterr()["under"])
+        return (*settings, str(torch.get_default_device()), torch.get_default_dtype(), np.geterr()["under"])
 
     with SET[name]():
         before = found()
         with fresh_settings():
-            assert found() == (True, False, False, "cpu", "ignore")
+            assert found() == (True, False, False, "cpu", torch.float32, "ignore")
         assert found() == before
 
 
-def everything():
-    """What the library computes, by everything that trains or runs a network."""
+def test_of_two_threads_within_it_the_last_puts_the_default_type_back():
+    first_left, second_entered = threading.Event(), threading.Event()
+
+    def second():
+        with fresh_settings():
+            second_entered.set()
+            first_left.wait(60)
+            found.append(torch.get_default_dtype())
+
+    found = []
+    with float64_by_default():
+        thread = threading.Thread(target=second)
+        with fresh_settings():
+            thread.start()
+            second_entered.wait(60)
+        first_left.set()
+        thread.join()
+        assert (found, torch.get_default_dtype()) == ([torch.float32], torch.float64)
+
+
+def everything(folder):
+    """What the library computes, by everything that trains or runs a network, and what is kept of it."""
     rows = features(PIXELS, image_size=32)
     head = TransferClassifier("mlp", random_state=0, device="cpu").fit(rows, LABELS)
     tuned = finetune(PIXELS, LABELS, image_size=32, unfreeze="1", epochs=1, init_head="ncm", num_workers=0)
     segmenter = TransferSegmenter("linear", epochs=1, image_size=64, random_state=0).fit(PIXELS, PIXELS[..., 0] > 127)
     probabilities = np.stack(segmenter.predict_proba(PIXELS[:2]))
+    head.save(folder / "head")
+    assert np.array_equal(TransferClassifier.load(folder / "head").predict_proba(rows), head.predict_proba(rows))
+    again = pickle.loads(pickle.dumps(tuned))
+    assert np.array_equal(again.predict_proba(PIXELS), tuned.predict_proba(PIXELS))
     linear = TransferClassifier("logistic", random_state=0).fit(rows, LABELS)
     return rows, head.predict_proba(rows), linear.predict_proba(rows), tuned.predict_proba(PIXELS), probabilities
 
 
 @pytest.fixture(scope="module")
-def expected():
-    return everything()
+def expected(tmp_path_factory):
+    return everything(tmp_path_factory.mktemp("expected"))
 
 
 @pytest.mark.parametrize("name", SET)
-def test_the_library_computes_the_same_bits_within_it(name, expected):
+def test_the_library_computes_the_same_bits_within_it(name, expected, tmp_path):
     with SET[name]():
-        found = everything()
+        found = everything(tmp_path)
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))

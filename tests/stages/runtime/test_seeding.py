@@ -1,6 +1,8 @@
 """The numbers are held: they decide what is in caches of views, and what a training that was stopped goes on with."""
 
+import multiprocessing
 import random
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -105,3 +107,35 @@ def test_seeds_are_made_and_random_states_kept_in_one_module_alone(spelled):
     modules = [path for room in ("stages", "pipeline") for path in (ROOT / room).rglob("*.py")]
     spelling = {str(path.relative_to(ROOT)) for path in modules if spelled in path.read_text(encoding="utf-8")}
     assert spelling <= {"stages/runtime/seeding.py"}
+
+
+def test_threads_that_draw_take_turns_and_a_forked_process_waits_for_none_of_them():
+    entered, leave = threading.Event(), threading.Event()
+
+    def other():
+        with preserve_rng_state():
+            entered.set()
+            leave.wait(60)
+            torch.manual_seed(1)
+
+    state = torch.get_rng_state()
+    thread = threading.Thread(target=other)
+    thread.start()
+    entered.wait(60)
+    child = multiprocessing.get_context("fork").Process(target=_draw_within)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    waiting = threading.Thread(target=_draw_within)
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    leave.set()
+    waiting.join(60)
+    thread.join(60)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def _draw_within():
+    with fixed_seed(0):
+        torch.rand(1)
