@@ -548,8 +548,14 @@ def run_of(result: Result) -> Path:
     return run_layout.run_of(result.directory)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, mend: str = "delete its folder and train this method again") -> dict[str, Any]:
     """Read a JSON object.
+
+    Parameters
+    ----------
+    path : Path
+    mend : str
+        What to do where it is damaged.
 
     Raises
     ------
@@ -561,10 +567,22 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(f"{path} is missing; finish the run, or train this method again") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged ({error}); delete its folder and train this method again") from error
+        raise DataError(f"{path} is damaged ({error}); {mend}") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} is damaged (not a JSON object); delete its folder and train this method again")
+        raise DataError(f"{path} is damaged (not a JSON object); {mend}")
     return content
+
+
+def read_comparison(run: Path) -> dict[str, Any]:
+    """Return what the results.json of a run says of all its methods; nothing where there is none.
+
+    Raises
+    ------
+    DataError
+        If it is damaged.
+    """
+    path = run / run_layout.RESULTS
+    return read_json(path, f"`compare` {run} makes it anew") if path.exists() else {}
 
 
 def json_text(content: Mapping[str, Any]) -> str:

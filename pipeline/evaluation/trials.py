@@ -156,7 +156,7 @@ def read_search(run: Path) -> SearchSummary | None:
     path = run / BEST
     if not path.exists():
         return None
-    stored = read_json(path)
+    stored = read_json(path, "delete it, and `best` writes it anew")
     known = {each.name for each in fields(SearchSummary)}
     try:
         found = {name: value for name, value in stored.items() if name in known}

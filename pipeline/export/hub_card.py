@@ -11,14 +11,14 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from cache.atomic_write import write_atomically
 from pipeline.evaluation.decision import class_names_of
 from pipeline.evaluation.methods import get_method, is_method
-from pipeline.evaluation.results import Result, read_json
+from pipeline.evaluation.results import Result, read_comparison
 from pipeline.experiment.models.mixture_model import Network
 from pipeline.experiment.models.model_card import read_unlike
 from pipeline.export.equality import BOUND, Equality
 from pipeline.export.exported_module import ExportedModule, places_of_method
 from pipeline.library.export_model import TrainedModel
 from pipeline.options.toml_file import read_configuration
-from pipeline.run_layout import CONFIGURATION, RESULT, RESULTS, run_of
+from pipeline.run_layout import CONFIGURATION, RESULT, run_of
 from pipeline.text import capitalized, format_score, in_markdown
 from stages.inspection.unlike import MARKED
 from stages.network.backbones.registry import network_catalog
@@ -267,6 +267,4 @@ def _source(run: Path) -> Any:
 
 
 def _verdict(run: Path) -> str:
-    path = run / RESULTS
-    stored = read_json(path).get("verdict") if path.exists() else None
-    return str(stored or "")
+    return str(read_comparison(run).get("verdict") or "")

@@ -84,7 +84,8 @@ def export_features(cache: FeatureCache, path: Path, manifest: Manifest | None =
         not Unicode in a path or a class is escaped with a backslash.
 
     A label is the number of a class; of several labels a row of 1, 0 and nan for one that is not known, in the order of
-    `class_names`; of numbers the number itself, or a row of them, in the unit that they were given in.
+    `class_names`; of numbers the number itself, or a row of them, in the unit that they were given in. Where each pixel
+    has a class it is the path of the mask, which ``.safetensors`` has as a JSON list in the metadata.
 
     Parameters
     ----------
@@ -165,6 +166,11 @@ def _labels(manifest: Manifest) -> NDArray[Any]:
     return labels[:, 0] if labels.ndim > 1 and labels.shape[1] == 1 and not manifest.class_names else labels
 
 
+def _are_paths(manifest: Manifest) -> bool:
+    """Return whether the labels are paths of masks."""
+    return manifest.task.reads == "image"
+
+
 @register_export_format(".npz")
 def write_npz(export: Export, path: Path) -> None:
     """Arrays of NumPy, none of them pickled."""
@@ -193,7 +199,11 @@ def write_safetensors(export: Export, path: Path) -> None:
     tensors: dict[str, NDArray[Any]] = {"keys": np.array(export.keys, dtype="S32").view(np.uint8).reshape(-1, 32)}
     metadata = {"view": str(export.view), "spec": export.cache.spec.canonical}
     if export.manifest is not None:
-        tensors["labels"] = _labels(export.manifest)
+        labels = _labels(export.manifest)
+        if _are_paths(export.manifest):
+            metadata["labels"] = json.dumps(labels.tolist())
+        else:
+            tensors["labels"] = labels
         metadata["paths"] = json.dumps(export.manifest.locations)
         metadata["splits"] = json.dumps(export.manifest.splits)
         metadata["class_names"] = json.dumps(export.manifest.class_names)
@@ -228,10 +238,14 @@ def write_parquet(export: Export, path: Path) -> None:
     if manifest is not None:
         columns["path"] = pyarrow.string(), [as_unicode(location) for location in manifest.locations]
         labels = _labels(manifest)
-        kind = pyarrow.from_numpy_dtype(labels.dtype)
-        columns["label"] = (kind, labels) if labels.ndim == 1 else (pyarrow.list_(kind, labels.shape[1]), list(labels))
         class_names = [as_unicode(name) for name in manifest.class_names]
-        if class_names and labels.ndim == 1:
+        if _are_paths(manifest):
+            columns["label"] = pyarrow.string(), [as_unicode(mask) for mask in labels.tolist()]
+        elif labels.ndim == 1:
+            columns["label"] = pyarrow.from_numpy_dtype(labels.dtype), labels
+        else:
+            columns["label"] = pyarrow.list_(pyarrow.from_numpy_dtype(labels.dtype), labels.shape[1]), list(labels)
+        if class_names and labels.ndim == 1 and not _are_paths(manifest):
             columns["class"] = pyarrow.string(), [class_names[label] for label in labels]
         columns["split"] = pyarrow.string(), manifest.splits
         metadata |= {"class_names": class_names, "task": manifest.task.to_json()}

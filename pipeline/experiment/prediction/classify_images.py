@@ -17,7 +17,7 @@ from pipeline.evaluation.comparison import choose_result
 from pipeline.evaluation.decision import Decision, decide
 from pipeline.evaluation.method_folders import files_of_methods
 from pipeline.evaluation.named_methods import folders_called
-from pipeline.evaluation.results import Result, distinct_names, read_json
+from pipeline.evaluation.results import Result, distinct_names, read_comparison
 from pipeline.experiment.models.mixture_members import model_of_member, read_members
 from pipeline.experiment.models.model_card import read_recipe
 from pipeline.experiment.prediction.find_samples import find_samples
@@ -116,8 +116,7 @@ def choose_model(run: Path, method: str | None, seed: int | None) -> ModelChoice
 
 def _chosen_on_page(run: Path) -> str | None:
     """Return the folder's name of the method that the page of a run says to take; None where it has no word of it."""
-    path = run / RESULTS
-    chosen = read_json(path).get("chosen") if path.exists() else None
+    chosen = read_comparison(run).get("chosen")
     if not isinstance(chosen, dict):
         return None
     run_of_chosen = Path(os.path.normpath(run / str(chosen["run"])))

@@ -67,6 +67,8 @@ class ClassTable:
 def find_class_table(folders: Sequence[Path]) -> ClassTable | None:
     """Return what the first file of classes in these folders says; None where there is none.
 
+    A table of images may be called so too, as labels.csv: by its column path it is told to be none of classes.
+
     Raises
     ------
     DataError
@@ -75,9 +77,18 @@ def find_class_table(folders: Sequence[Path]) -> ClassTable | None:
     for folder in dict.fromkeys(folders):
         for name in FILES:
             path = folder / name
-            if path.is_file():
+            if path.is_file() and not _lists_images(path):
                 return read_class_table(path)
     return None
+
+
+def _lists_images(path: Path) -> bool:
+    """Return whether a CSV file has the column that tables of images have."""
+    if path.suffix.lower() != ".csv":
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        columns = re.split(r"[,;\t]", file.readline().strip())
+    return "path" in [column.strip("\"' ") for column in columns]
 
 
 def read_class_table(path: Path) -> ClassTable:

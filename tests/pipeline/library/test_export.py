@@ -15,6 +15,7 @@ from cache.errors import CacheError, CutonceError, UsageError
 from pipeline.library import export
 from pipeline.library.export import export_features
 from stages.data.manifest import Manifest, load_targets
+from stages.tasks.dense import Dense
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.regression import Regression
 from tests.cache.conftest import SPEC, features_of, make_keys, shard_paths
@@ -41,6 +42,8 @@ def read_safetensors(path):
     content = {name: json.loads(metadata[name]) for name in ("paths", "splits") if name in metadata}
     if "labels" in tensors:
         content["labels"] = tensors["labels"].tolist()
+    elif "labels" in metadata:
+        content["labels"] = json.loads(metadata["labels"])
     names = json.loads(metadata["class_names"]) if "class_names" in metadata else None
     keys = [bytes(key).decode() for key in tensors["keys"]]
     return tensors["features"], keys, content, names, json.loads(metadata["spec"]), int(metadata["view"])
@@ -102,6 +105,15 @@ def test_labels_and_numbers_are_written_as_people_have_them(tmp_path, ending, ta
     _, _, content, names, *_ = READERS[ending](tmp_path / f"photos{ending}")
     np.testing.assert_allclose(content["labels"], labels, rtol=1e-12)
     assert names == list(manifest.class_names)
+
+
+@ENDINGS
+def test_where_each_pixel_has_a_class_labels_are_the_paths_of_masks(tmp_path, ending):
+    masks = ["masks/a, 1.png", "tile:0,0,8,8:masks/\N{GRINNING FACE}.png"]
+    manifest = Manifest(["a.png", "b.png"], np.array(masks), ["train", "test"], KEYS[:2], Dense(["sky", "road"]))
+    export_features(make_cache(tmp_path), tmp_path / f"maps{ending}", manifest)
+    _, keys, content, names, _, _ = READERS[ending](tmp_path / f"maps{ending}")
+    assert (keys, content["labels"], names) == (KEYS[:2], masks, ["sky", "road"])
 
 
 @ENDINGS

@@ -9,7 +9,7 @@ import torch
 
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.comparison import compare_runs
-from pipeline.experiment.compare_runs import write_comparison
+from pipeline.experiment.compare_runs import publish, write_comparison
 from pipeline.experiment.models.model_card import read_recipe
 from pipeline.experiment.prediction.classify_images import (
     choose_model,
@@ -93,6 +93,16 @@ def run(tmp_path) -> Path:
 def test_a_card_of_the_first_version_is_one_of_one_class_a_sample(run):
     card = read_recipe(run / "seed-0" / "linear-ridge")
     assert card.task == {"name": "single_label", "class_names": ["blue", "green", "red"]}
+
+
+def test_where_what_the_page_says_is_damaged_compare_makes_it_anew_as_advised(run):
+    publish([run], run)
+    choice = choose_model(run, None, None)
+    (run / "results.json").write_text("{")
+    with pytest.raises(DataError, match=rf"results\.json is damaged .*; `compare` {run} makes it anew"):
+        choose_model(run, None, None)
+    publish([run], run)
+    assert choose_model(run, None, None) == choice
 
 
 def test_the_method_that_the_page_says_to_take_is_taken(run, tmp_path):

@@ -26,6 +26,15 @@ def test_classes_are_read_as_programs_write_them(tmp_path, name, text, values, c
     assert (table.names, table.values, table.colors, table.origin) == (("road", "car"), values, colors, name)
 
 
+def test_a_table_of_images_that_is_called_as_a_file_of_classes_is_none(tmp_path):
+    (tmp_path / "labels.csv").write_text('"label","path"\ncat,1.png\ncat,2.png\n')
+    assert find_class_table([tmp_path]) is None
+    (tmp_path / "classes.txt").write_text("sky\nroad\n")
+    table = find_class_table([tmp_path])
+    assert table is not None
+    assert (table.origin, table.names) == ("classes.txt", ("sky", "road"))
+
+
 def test_names_that_stand_for_no_class_are_known_however_they_are_written(tmp_path):
     (tmp_path / "classes.txt").write_text("road\nVoid\nbackground\nunlabelled\n")
     assert read_class_table(tmp_path / "classes.txt").void == (1, 3)  # a background is a class
