@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import replace
 from os import PathLike
@@ -173,12 +173,12 @@ def require_features(X: Any) -> None:
         )
 
 
-def require_known(is_unknown: Sequence[bool] | NDArray[np.bool_], what: str) -> None:
+def require_known(is_unknown: ArrayLike, what: str) -> None:
     """Refuse targets of which some are not known.
 
     Parameters
     ----------
-    is_unknown : sequence of bool [n]
+    is_unknown : array of bool [n]
     what : str
         That is not known of them.
 
@@ -187,10 +187,11 @@ def require_known(is_unknown: Sequence[bool] | NDArray[np.bool_], what: str) -> 
     DataError
         That says of how many samples, and of which one first.
     """
-    missing = np.flatnonzero(is_unknown)
+    is_missing = np.asarray(is_unknown, dtype=bool)
+    missing = np.flatnonzero(is_missing)
     if len(missing):
         raise DataError(
-            f"y does not know the {what} of {len(missing)} of {len(is_unknown)} samples, the first is sample "
+            f"y does not know the {what} of {len(missing)} of {len(is_missing)} samples, the first is sample "
             f"{missing[0]}: leave them out of X and y"
         )
 

@@ -23,7 +23,7 @@ _KINDS: dict[type, list[tuple[str, Any, bool]]] = {}
 _OTHER = object()
 """Stands for a value of another kind than an option is of."""
 
-_NO_WORD = (NoneType, bool, float, Iterable, Callable)
+_NO_WORD: tuple[Any, ...] = (NoneType, bool, float, Iterable, Callable)
 """What no word tells, as one does a number of a page, or a device of torch."""
 
 
@@ -123,9 +123,9 @@ def _whole_number(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    if not isinstance(value, Real) or isinstance(value, bool) or not isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
         return _OTHER
-    return value if type(value) in (int, float) else int(value) if isinstance(value, Integral) else float(value)
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _truth_value(value: Any) -> Any:

@@ -183,7 +183,7 @@ def test_the_head_of_a_run_is_loaded_as_a_classifier():
         ({"validation_fraction": 1.5}, r"validation_fraction has to lie between 0 and 1, not be 1.5"),
         ({"c_values": ()}, "at least one value"),
         ({"scalers": "standrad"}, "`scalers` 'standrad' is not one that there is. Did you mean 'standard'"),
-        ({"cv": StratifiedKFold(3)}, r"`cv` StratifiedKFold\(.*\) must be a number"),
+        ({"cv": StratifiedKFold(3)}, r"`cv` StratifiedKFold\(.*\) must be a whole number"),
         ({"cv": 40}, "40"),
         ({"metric": "r2"}, "no metric 'r2' for the task single_label"),
         ({"device": "gpu"}, "gpu"),
