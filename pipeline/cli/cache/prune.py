@@ -50,12 +50,17 @@ def prune(
     """
     from cache import find_caches, open_cache
     from cache.atomic_write import remove
+    from cache.errors import UsageError
     from pipeline.cli.cache.flags import short
     from pipeline.cli.output import echo
     from pipeline.experiment.setup.saved_manifests import load_all
     from pipeline.library.argument_names import argument_names
     from pipeline.text import byte_count, table
 
+    if not keep:  # as of a shell's variable that is not set
+        raise UsageError(
+            "`keep` names nothing, and all would go: name what stays; a cache is its folder, to be deleted"
+        )
     caches = [open_cache(path) for path in find_caches(cache, fingerprints)]
     needed: set[str] = set()
     for source in keep:

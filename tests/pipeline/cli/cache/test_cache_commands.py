@@ -212,6 +212,13 @@ def test_prune_keeps_what_data_need_and_leaves_caches_alone_that_are_not_named(c
     assert (code, f"--keep {tmp_path / 'none'}: there is no such folder" in err) == (2, True)
 
 
+def test_prune_of_which_nothing_is_to_be_kept_drops_nothing(call, caches):
+    cache = make_cache(caches)
+    code, _, err = call("prune", "--yes", "--keep")
+    assert (code, "--keep names nothing, and all would go" in err) == (2, True)
+    assert len(cache) == len(KEYS)
+
+
 def test_prune_keeps_what_data_need_that_extract_took_with_columns_of_images(call, caches, tmp_path, photographs):
     images = sorted(photographs.rglob("*.jpg"))[:4]
     keys = [key_of_file(path) for path in images]
