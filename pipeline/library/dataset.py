@@ -51,7 +51,7 @@ class CachedDataset(Dataset[tuple[Any, Any]]):
     Raises
     ------
     ValueError
-        If there is no such split, or the cache or the manifest is a path: says what opens it.
+        If there is no such split, the view is no number, or the cache or the manifest is a path: says what opens it.
     CacheInputError
         If samples have no row in this view; says how many.
     """
@@ -67,6 +67,8 @@ class CachedDataset(Dataset[tuple[Any, Any]]):
     ) -> None:
         if split is not None and split not in SPLITS:
             raise UsageError(f"split has to be one of {', '.join(map(repr, SPLITS))} or None for all, not {split!r}")
+        if view is not None and not isinstance(view, (int, np.integer)):
+            raise UsageError(f"view has to be the number of a view, or None to draw from all, not {view!r}")
         if not isinstance(cache, FeatureCache):
             raise UsageError(
                 f"cache has to be a FeatureCache, not {cache!r}: cache.open_cache opens the folder of one, and "

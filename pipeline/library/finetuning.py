@@ -355,7 +355,7 @@ def _labels_of(images: Images, labels: ArrayLike | None, listed: ImageList) -> A
     if hasattr(images, "columns") and _LABEL in images.columns:
         return np.asarray(images[_LABEL])
     if listed.labels:
-        return np.asarray(listed.labels)
+        return listed.labels
     raise UsageError(
         "labels has to be given, unless images are a Dataset of (image, label) or a data frame with a column 'label'"
     )

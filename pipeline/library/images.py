@@ -185,8 +185,8 @@ def _column(images: Images) -> Any:
 
 
 def _location(item: Any, index: int) -> str:
-    """Return where an image is; a label beside it is left aside."""
-    if isinstance(item, (tuple, list)) and len(item) > 1:
+    """Return where an image is; a label beside it is left aside, and so is that a ``TensorDataset`` gives a tuple."""
+    if (isinstance(item, (tuple, list)) and len(item) > 1) or (isinstance(item, tuple) and len(item) == 1):
         item = item[0]
     if isinstance(item, (str, PathLike)):
         return fsdecode(item)

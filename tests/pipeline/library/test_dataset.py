@@ -126,3 +126,9 @@ def test_a_path_in_place_of_what_it_leads_to_is_told(tmp_path):
         CachedDataset(str(tmp_path), make_manifest(ORDER))
     with pytest.raises(ValueError, match=r"manifest has to be a Manifest, not 'runs/photos': Manifest\.load"):
         CachedDataset(make_cache(tmp_path), "runs/photos")
+
+
+@pytest.mark.parametrize("view", ["0", 0.0])
+def test_what_is_no_number_of_a_view_is_refused(dataset, view):
+    with pytest.raises(ValueError, match=r"^view has to be the number of a view, or None to draw from all, not "):
+        CachedDataset(dataset.cache, dataset.manifest, view=view)

@@ -206,3 +206,11 @@ def test_what_is_no_batch_of_photographs_is_not_prepared(tuned):
 def test_a_seed_may_be_a_number_of_numpy(pictures, tuned):
     again = finetune(pictures, LABELS, **QUICK, seed=np.int64(0))
     assert np.array_equal(again.predict_proba(pictures), tuned.predict_proba(pictures))
+
+
+def test_the_labels_of_a_dataset_are_read_as_a_list_of_them_is(pictures):
+    words = [["warm", "any"] if label == LABELS[0] else ["any"] for label in LABELS]
+    tuned = finetune(Pictures(pictures, words), **{**QUICK, "epochs": 1, "init_head": "ridge"})
+    assert tuned.classes_.tolist() == ["any", "warm"]
+    with pytest.raises(ValueError, match=r"^labels says nothing of labels\[3\]: leave these samples out$"):
+        finetune(Pictures(pictures, [*LABELS[:3], float("nan"), *LABELS[4:]]), **QUICK)

@@ -103,6 +103,7 @@ def test_features_of_files_are_those_of_the_command_bit_for_bit(photographs, tmp
         lambda arrays, files: [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in arrays],
         lambda arrays, files: Pictures(arrays),
         lambda arrays, files: Pictures([Image.fromarray(pixels) for pixels in arrays], "abcd"),
+        lambda arrays, files: [(file,) for file in files],
         lambda arrays, files: pd.DataFrame({"path": files, "label": list("aabb")}),
         lambda arrays, files: pd.DataFrame({"image": arrays}, index=[7, 3, 3, 1]),
         lambda arrays, files: pd.Series(map(str, files), index=list("dcba")),
@@ -112,7 +113,7 @@ def test_features_of_files_are_those_of_the_command_bit_for_bit(photographs, tmp
         lambda arrays, files: [np.ma.array(pixels, mask=pixels > 9) for pixels in arrays],
     ],
     ids=(
-        *("str", "arrays", "tuple", "pillow", "opened", "tensors", "dataset", "labelled"),
+        *("str", "arrays", "tuple", "pillow", "opened", "tensors", "dataset", "labelled", "tuples"),
         *("frame-path", "frame-image", "series", "numpy", "mixed", "bytes-path", "masked-array"),
     ),
 )
