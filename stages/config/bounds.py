@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable
 from functools import partial
-from math import isfinite
+from math import isnan
 from numbers import Integral, Real
 from os import PathLike, fsdecode
 from pathlib import Path
@@ -123,7 +123,7 @@ def _whole_number(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or isnan(value):
         return _OTHER
     return int(value) if isinstance(value, Integral) else float(value)
 
@@ -144,7 +144,7 @@ def _path(value: Any) -> Any:
 
 _TAKEN: dict[Any, tuple[str, Callable[[Any], Any]]] = {
     int: ("a whole number", _whole_number),
-    float: ("a finite number", _number),
+    float: ("a number", _number),
     bool: ("True or False", _truth_value),
     str: ("text", _text),
     Path: ("a path", _path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -192,6 +193,7 @@ class HeadConfig:
         minima |= {"n_neighbors": 1, "nystroem_components": 1, "max_memory_gb": 0, "category_min_count": 1}
         require_at_least(self, minima)
         require("cv", self.cv, "0, which selects on the validation split, or at least 2", lambda folds: folds != 1)
+        require("c_values", self.c_values, "finite", math.isfinite)
         for option in ("c_values", "scalers", "block_weight", "n_neighbors", "fit_weight_decay"):
             if not getattr(self, option):
                 raise UsageError(f"`{option}` needs at least one value")
