@@ -246,7 +246,8 @@ def test_stage_two_and_a_second_extract_make_no_backbone_forward(finished, photo
     assert call(capsys, "extract", *common)[0] == 0
     code, out, _ = call(capsys, "train", *common, "--head", "svm", "concat", *QUICK_FITS, "--out", tmp_path / "run")
     assert code == 0
-    assert out.count("test accuracy") == 3  # with their ensemble
+    with_ensemble = "ensemble-greedy: none" not in out  # where one head is as good as any mean
+    assert out.count("test accuracy") == 2 + with_ensemble
     with pytest.raises(AssertionError, match="the backbone ran"):  # where there is something to do
         main([str(argument) for argument in ("extract", "--data", photographs, *SMALL, "--cache", tmp_path / "cache")])
 

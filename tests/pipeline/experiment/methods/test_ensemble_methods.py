@@ -85,6 +85,14 @@ def test_it_is_found_again_and_made_anew_of_other_heads_and_in_another_way(exper
     *_, other = run_on_features(experiment, ("ncm",), replace(OPTIONS, head=("ncm",)))
     assert other.settings["chosen from"] == "kNN, nearest mean, ridge"
     (experiment.directory / "head-knn" / "head.json").write_text("{")
+    for number, name in enumerate(("ncm", "ridge")):  # each knows another half: neither is as good as their mean
+        file = experiment.directory / f"linear-{name}" / "out-of-fold.npz"
+        arrays = read_arrays(file)
+        samples, classes = arrays["probabilities"].shape
+        of_truth = np.where(np.arange(samples) % 2 == number, 0.35, 0.9)[:, None]
+        true = np.eye(classes)[arrays["target"]]
+        said = true * of_truth + (1 - true) * (1 - of_truth) / (classes - 1)
+        write_arrays(file, {**arrays, "probabilities": said.astype(np.float32)})
     *_, without = run_on_features(experiment, ("ncm",), replace(OPTIONS, head=("ncm",)))
     assert without.settings["chosen from"] == "nearest mean, ridge"
     assert "head-knn is no member of the ensemble: The head" in caplog.text

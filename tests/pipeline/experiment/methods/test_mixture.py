@@ -19,6 +19,7 @@ from pipeline.experiment.methods.mixture import make_mixture, make_mixtures, met
 from pipeline.experiment.models.model_card import read_recipe
 from pipeline.experiment.models.model_store import open_model
 from pipeline.experiment.prediction.classify_images import predict_images
+from pipeline.run_layout import VALIDATION
 from stages.config.data import DataConfig
 from stages.data.manifest import load_manifest
 from stages.fitting.ensemble import Answers, average, select_greedily
@@ -35,13 +36,25 @@ def runs(trained_runs, tmp_path):
     return tmp_path, replace(first, directory=tmp_path / "run-64" / "seed-0")
 
 
-def say_out_of_folds(directory, of_truth):
-    """Let a method say so much of the true class of each sample that is left out, and the rest of the others alike."""
-    arrays = read_arrays(directory / "out-of-fold.npz")
+def say(path, of_truth):
+    """Let stored predictions say so much of the true class of each sample, and the rest of the others alike.
+
+    Parameters
+    ----------
+    path : Path
+    of_truth : float, or ndarray [samples]
+    """
+    arrays = read_arrays(path)
     samples, classes = arrays["probabilities"].shape
-    said = np.full((samples, classes), (1 - of_truth) / (classes - 1), np.float32)
-    said[np.arange(samples), arrays["target"]] = of_truth
-    write_arrays(directory / "out-of-fold.npz", {**arrays, "probabilities": said})
+    share = np.broadcast_to(of_truth, samples)
+    said = np.repeat((1 - share[:, None]) / (classes - 1), classes, axis=1).astype(np.float32)
+    said[np.arange(samples), arrays["target"]] = share
+    write_arrays(path, {**arrays, "probabilities": said})
+
+
+def say_out_of_folds(directory, of_truth):
+    """Let a method say so much of the true class of each sample that is left out."""
+    say(directory / "out-of-fold.npz", of_truth)
 
 
 def answers(result):
@@ -118,6 +131,11 @@ def test_with_a_tuned_network_weights_are_chosen_on_validation_and_scored_on_the
     folder, experiment = runs
     paths = methods_of([folder / "run-64", folder / "run-32"], 0)
     assert [path.name for path in paths] == ["finetune-top-1", "linear-ncm", "linear-ridge", "linear-ridge"]
+    for number, path in enumerate(
+        paths
+    ):  # each knows another part of the validation split: none is as good as their mean
+        samples = len(read_arrays(path / VALIDATION)["target"])
+        say(path / VALIDATION, np.where(np.arange(samples) % len(paths) == number, 0.3, 0.6))
     make_mixture(experiment, paths, OPTIONS)
     model = experiment.directory / "mixture-greedy"
     result, parts = Result.load(model), [Result.load(path) for path in paths]
