@@ -145,7 +145,7 @@ def measured():
     pixels, labels = load_digits(return_X_y=True)
     features = (pixels / 16).astype(np.float16)
     order = np.random.default_rng(0).permutation(len(labels))
-    train, val = (FeatureRows(features[part], labels[part]) for part in (order[:1000], order[1000:]))
+    train, val = (FeatureRows(features[part], labels[part]) for part in (order[:700], order[1000:]))
     return train, val, measure_curve("ridge", fit_problem(train, val, classes=10, options=RIDGE), draws=3)
 
 
@@ -154,7 +154,7 @@ def test_more_digits_are_learned_better(measured):
     mean = curve.scores.mean(axis=1)
     assert mean[0] < 0.8
     assert mean[-1] > 0.9
-    assert mean[-1] - mean[0] > 0.15
+    assert mean[-1] - mean[0] > 0.2
     right = np.array(curve.samples)
     assert right.shape == (9, 3, 797)
     assert (right[-1, 0] == right[-1, 1]).all()
