@@ -92,8 +92,8 @@ def cell(values: NDArray[np.float64], plain: NDArray[np.float64]) -> str:
     difference = values[:, 0] - plain[:, 0]
     if not difference.any():
         return f"{accuracy:.1f} / {loss:.2f}"
-    error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else np.nan
-    return f"{accuracy:.1f} / {loss:.2f} ({difference.mean():+.1f} ± {error:.1f})"
+    error = f" ± {difference.std(ddof=1) / len(difference) ** 0.5:.1f}" if len(difference) > 1 else ""
+    return f"{accuracy:.1f} / {loss:.2f} ({difference.mean():+.1f}{error})"
 
 
 def rows_of(problem: FitProblem, options: argparse.Namespace) -> list[list[str]]:
