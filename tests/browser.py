@@ -9,6 +9,8 @@ import subprocess
 import time
 from contextlib import contextmanager
 
+from tests.loopback import urlopen_here
+
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
@@ -171,8 +173,6 @@ class Browser:
 @contextmanager
 def chromium(profile):
     """Start Chromium with a profile of its own, and give a tab of it; it ends with the block."""
-    from urllib.request import urlopen
-
     process = subprocess.Popen(
         [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
         stdout=subprocess.DEVNULL,
@@ -185,7 +185,7 @@ def chromium(profile):
             assert time.monotonic() < end, "Chromium did not start"
             time.sleep(0.05)
         port = said.read_text().splitlines()[0]
-        with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=WAIT) as answer:
+        with urlopen_here(f"http://127.0.0.1:{port}/json/list", timeout=WAIT) as answer:
             tabs = json.load(answer)
         tab = Browser(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
         yield tab

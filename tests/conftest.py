@@ -2,6 +2,7 @@ import gc
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.request import install_opener
 
 import pytest
 from hypothesis import settings
@@ -50,6 +51,14 @@ def freed_memory_goes_back():
     """A process that runs the tests of many files holds what the largest took; that malloc keeps it is for commands."""
     with freed_memory_returned():
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_opener_is_kept():
+    """urllib keeps the proxies that the first test which opened something had set, and the next would ask them too."""
+    install_opener(None)
+    yield
+    install_opener(None)
 
 
 def pytest_addoption(parser):

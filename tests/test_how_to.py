@@ -6,15 +6,17 @@ import json
 import re
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.cli.app import main
+from tests.loopback import urlopen_here
 
 PAGE = Path(__file__).parent.parent / "docs" / "how-to.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -96,21 +98,15 @@ def test_a_server_answers_images_from_several_threads_and_refuses_what_is_none(n
     address = f"http://127.0.0.1:{server.server_address[1]}"
 
     def asked(data):
-        with urlopen(Request(address, data=data, method="POST"), timeout=60) as answer:
+        with urlopen_here(Request(address, data=data, method="POST"), timeout=60) as answer:
             return json.load(answer)
 
     try:
-        answers = {}
         photos = photographs()
-        threads = [
-            threading.Thread(target=lambda name=name: answers.update({name: asked(jpeg(photos[name]))}))
-            for name in ("cat_1.jpg", "cat_2.jpg", "dog_1.jpg", "dog_2.jpg")
-        ]
-        for one in threads:
-            one.start()
-        for one in threads:
-            one.join()
-        assert {name: answer["class"] for name, answer in answers.items()} == {name: name[:3] for name in answers}
+        asked_for = ("cat_1.jpg", "cat_2.jpg", "dog_1.jpg", "dog_2.jpg")
+        with ThreadPoolExecutor(len(asked_for)) as threads:
+            answers = dict(zip(asked_for, threads.map(asked, [jpeg(photos[name]) for name in asked_for]), strict=True))
+        assert {name: answer["class"] for name, answer in answers.items()} == {name: name[:3] for name in asked_for}
         assert float(answers["cat_1.jpg"]["probability_cat"]) > 0.5
         assert answers["cat_1.jpg"]["unlike"] in (True, False)
         for data in (b"no image", jpeg(photos["cat_1.jpg"])[:500]):
