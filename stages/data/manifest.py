@@ -11,7 +11,7 @@ import json
 import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -26,6 +26,7 @@ from stages.config.data import SPLITS, DataConfig
 from stages.data.masks.mask_classes import MaskClasses
 from stages.data.sample import ImageRef, Sample
 from stages.data.sources.groups import with_groups
+from stages.data.sources.manifest_table import KEY, TARGET_KEY, load_images, save_images
 from stages.data.sources.records import Progress, SourceRecords
 from stages.data.sources.registry import list_samples
 from stages.data.sources.sample_images import image_keys, key_samples, refuse_options
@@ -36,12 +37,7 @@ from stages.runtime.unicode_text import differing_in_capitals, look_alikes, told
 from stages.tasks.base import Task, task_from_json
 from stages.tasks.single_label import SingleLabel
 
-_HEADER = ["path", "label", "split", "key"]
-_IMAGES, _IMAGE_HEADER = ".images.csv", ["sample", "place", "path", "key"]
-"""The further table of samples of several images."""
-
-_TARGET_KEY = "target_key"
-"""A further column, where targets are files."""
+_HEADER = ["path", "label", "split", KEY]
 
 _GROUP, _STRATUM = "group", "stratum"
 """Further columns, where samples have groups and where the source tells strata apart; then come the extra ones."""
@@ -271,7 +267,7 @@ class Manifest:
             further_columns = {
                 name: column for name, column in ((_GROUP, self.groups), (_STRATUM, self.strata)) if column
             }
-            further_columns |= {_TARGET_KEY: self.target_keys} if self.target_keys else {}
+            further_columns |= {TARGET_KEY: self.target_keys} if self.target_keys else {}
             further_columns |= self.extra
             rows.writerow([*_HEADER, *further_columns])
             known = (self.locations, self.target_texts, self.splits, self.keys)
@@ -281,7 +277,7 @@ class Manifest:
             rest["mask_classes"] = self.mask_classes.to_json()
         if self.images:
             rest["images"] = [len(views) for views in self.images]
-            save_images(path.with_suffix(_IMAGES), self.images)
+            save_images(path, self.images)
         write_atomically(path.with_suffix(".json"), (json.dumps(rest, indent=1) + "\n").encode())
 
     @classmethod
@@ -305,7 +301,7 @@ class Manifest:
             columns = [list(column) for column in zip(header, *rows, strict=True)]
             extra = {column[0]: column[1:] for column in columns[len(_HEADER) :]}
             locations, texts, splits, keys = (column[1:] for column in columns[: len(_HEADER)])
-            target_keys = extra.pop(_TARGET_KEY, []) if task.reads == "image" else []
+            target_keys = extra.pop(TARGET_KEY, []) if task.reads == "image" else []
             return cls(
                 locations,
                 load_targets(task, texts),
@@ -317,38 +313,14 @@ class Manifest:
                 extra.pop(_GROUP, []),
                 extra.pop(_STRATUM, []),
                 extra,
-                load_images(path.with_suffix(_IMAGES), rest["images"]) if "images" in rest else [],
+                load_images(path, rest["images"]) if "images" in rest else [],
                 MaskClasses.from_json(rest["mask_classes"]) if "mask_classes" in rest else None,
                 target_keys,
             )
         except OSError as error:
             raise DataError(f"the manifest {path} cannot be read: {error.filename}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, csv.Error) as error:
+        except (ValueError, KeyError, IndexError, TypeError, csv.Error) as error:
             raise DataError(f"{path} is not a manifest written here: {error}") from error
-
-
-def save_images(path: Path, images: Sequence[Sequence[ImageRef | None]]) -> None:
-    """Write the images of samples as a table: the sample's number, the image's place in it, path and key."""
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        rows = csv.writer(file)
-        rows.writerow(_IMAGE_HEADER)
-        for number, views in enumerate(images):
-            rows.writerows((number, place, *astuple(image)) for place, image in enumerate(views) if image is not None)
-
-
-def load_images(path: Path, sizes: Sequence[int]) -> list[tuple[ImageRef | None, ...]]:
-    """Return what `save_images` wrote, of samples that have so many places each."""
-    images: list[list[ImageRef | None]] = [[None] * size for size in sizes]
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        header, *rows = csv.reader(file)
-    if header != _IMAGE_HEADER:
-        raise ValueError(f"the columns of {path.name} are {','.join(header)}, not {','.join(_IMAGE_HEADER)}")
-    for number, place, location, key in rows:
-        images[int(number)][int(place)] = ImageRef(location, key)
-    return [tuple(views) for views in images]
 
 
 def has_extra_columns(path: Path) -> bool:

@@ -17,6 +17,7 @@ from stages.data.manifest import Manifest
 from stages.data.masks.survey import image_shape
 from stages.data.sources.csv_file import is_table
 from stages.data.sources.folder_masks import find_mask_folders
+from stages.data.sources.manifest_table import labels_are_masks
 from stages.data.sources.target_columns import MASK
 from stages.data.sources.torchvision_datasets import PREFIX
 from stages.data.sources.torchvision_masks import is_asked_for_masks
@@ -51,7 +52,8 @@ def may_have_masks(data: DataConfig) -> bool:
     if data.target:
         return MASK in data.target
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        return MASK in [name.strip() for name in next(csv.reader(file, delimiter=_delimiter(path)), [])]
+        columns = [name.strip() for name in next(csv.reader(file, delimiter=_delimiter(path)), [])]
+    return MASK in columns or labels_are_masks(columns)
 
 
 def dense_features(features: FeatureConfig, manifest: Manifest | None = None) -> FeatureConfig:

@@ -3,12 +3,13 @@
 A sample may have several images, in several columns or rows; see ``sample_images``. What is to be predicted stands in
 the column ``label``, ``labels``, ``target`` or ``mask``, the last of which holds paths, or in those that the option
 names; what it means is found out later. Samples with the same word in the column ``group`` (the same patient, product,
-video) never come into two splits. Columns of other names go with the samples into the manifest.
+video) never come into two splits. Columns of other names go with the samples into the manifest,
+which is such a table itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +17,19 @@ from typing import NamedTuple
 from cache.errors import DataError, listed
 from stages.config.data import DENSE, DataConfig
 from stages.data.masks.class_table import find_class_table
+from stages.data.sources.manifest_table import (
+    KEY,
+    TARGET_KEY,
+    labels_are_masks,
+    saved_mask_classes,
+    saved_samples,
+    whole_of,
+)
 from stages.data.sources.records import SPLIT_NAMES, Progress, SourceRecords, sort_class_names, unlabeled_records
 from stages.data.sources.registry import register_source
 from stages.data.sources.sample_images import (
+    PATH,
+    RowColumns,
     Views,
     chosen_frames,
     first_image,
@@ -33,7 +44,7 @@ from stages.data.sources.table_file import TableFile
 from stages.data.sources.table_paths import TablePaths
 from stages.data.sources.target_columns import LABEL, LABELS, MASK, NUMBER, named_columns
 
-_ROLES = ("path", "split", "stratum", "group", "key")
+_ROLES = (PATH, "split", "stratum", "group", KEY)
 _READ = (*_ROLES, LABEL, LABELS, MASK)
 """Columns that are no extra ones. `key` is what a manifest calls the images by; here the files say what they are."""
 
@@ -74,7 +85,9 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
     path = Path(options.data)
     table = TableFile(path, _READ)
     paths = TablePaths(path.parent)
-    image_names = image_columns(table.columns, options)
+    saved = saved_samples(path)
+    image_names = (PATH,) if saved else image_columns(table.columns, options)
+    of_masks = labels_are_masks(table.columns)
     targets = _target_names(table, options, image_names)
     missing = [name for name, is_there in (("label", targets), ("path", "path" in table.columns)) if not is_there]
     if options.images:
@@ -83,19 +96,23 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
         of_other_names = "; columns of other names are taken with `images` (of paths) and `target` (of labels)"
         raise DataError(_missing(table, missing, f"{_COLUMNS}{of_other_names}"))
     if missing:
-        rows_of_images = [images_of_row(fields, image_names, paths, line) for line, fields in table.rows(image_names)]
+        rows_of_images = [
+            _images_of_row(fields, image_names, saved, paths, line) for line, fields in table.rows(image_names)
+        ]
         locations = [image for views in rows_of_images for image in views if image is not None]
         reason = _missing(table, missing, f"{_COLUMNS}; another column than label is taken with `target`")
         return unlabeled_records(locations, reason, [*table.notes, *paths.notes])
-    joining, joining_notes = row_columns(table, options, targets)
-    read = (*_ROLES, LABEL, *targets, *image_names)
+    joining, joining_notes = (RowColumns(), []) if saved else row_columns(table, options, targets)
+    read = (*_ROLES, LABEL, *targets, *image_names, *([TARGET_KEY] if of_masks else []))
     columns = [name for name in dict.fromkeys(table.columns) if name and name not in read]
     # what an image is said to be -> the other columns of the first row that says so, and its line
     rows: dict[_Row, tuple[tuple[str, ...], int]] = {}
     repeated, differing, has_split = 0, False, None
     for line, fields in table.rows(image_names):
+        if of_masks:
+            fields |= {name: whole_of(fields[name]) for name in (PATH, LABEL)}
         row = _Row(
-            images_of_row(fields, image_names, paths, line),
+            _images_of_row(fields, image_names, saved, paths, line),
             tuple([fields[name].strip() for name in targets]),
             _split(fields.get("split", ""), line),
             fields.get("stratum", "").strip(),
@@ -125,6 +142,8 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
     extra_values, lines = zip(*rows.values(), strict=True)
     extra = dict(zip(columns, (list(column) for column in zip(*extra_values, strict=True)), strict=True))
     target_columns = dict(zip(targets, (list(column) for column in zip(*said, strict=True)), strict=True))
+    if of_masks and targets == [LABEL]:
+        targets, target_columns = [MASK], {MASK: target_columns[LABEL]}
     holds_masks = targets == [MASK] or options.task == DENSE
     if holds_masks:
         mask_paths = TablePaths(path.parent)
@@ -145,11 +164,12 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
         strata,
         groups=groups if any(groups) else [],
         extra=extra,
-        notes=[*notes, *missing_views(images, image_names)],
-        images=images if len(image_names) > 1 else [],
+        notes=[*notes, *missing_views(images, options.images if saved else image_names)],
+        images=images if saved or len(image_names) > 1 else [],
         target_columns=target_columns,
         lines=list(lines),
         class_table=find_class_table([path.parent]) if holds_masks else None,
+        mask_classes=saved_mask_classes(path) if of_masks and holds_masks else None,
     )
     if any(samples):
         records = join_rows(records, samples, frames, options, joining)
@@ -161,7 +181,7 @@ def _target_names(table: TableFile, options: DataConfig, image_names: Sequence[s
     if options.target:
         columns = [name for name in dict.fromkeys(table.columns) if name and name not in (*_ROLES, *image_names)]
         return named_columns(options.target, columns, str(table.path))
-    names = (MASK,) if options.task == DENSE else (LABEL, LABELS, NUMBER, MASK)
+    names = (MASK,) if options.task == DENSE and not labels_are_masks(table.columns) else (LABEL, LABELS, NUMBER, MASK)
     return [name for name in names if name in table.columns][:1]
 
 
@@ -205,12 +225,13 @@ def read_sample_table(path: Path, options: DataConfig) -> tuple[SourceRecords, l
         If there are no such columns, or a row cannot be used; names the line.
     """
     table = TableFile(path, _READ)
-    names = image_columns(table.columns, options)
+    saved = saved_samples(path)
+    names = (PATH,) if saved else image_columns(table.columns, options)
     if names[0] not in table.columns:
         raise DataError(_missing(table, [names[0]], "the first line must name the columns of the images"))
-    joining, _ = row_columns(table, options, [])
+    joining = RowColumns() if saved else row_columns(table, options, [])[0]
     paths = TablePaths(path.parent)
-    rows = [(images_of_row(fields, names, paths, line), fields) for line, fields in table.rows(names)]
+    rows = [(_images_of_row(fields, names, saved, paths, line), fields) for line, fields in table.rows(names)]
     blank = [""] * len(rows)
     others = [name for name in dict.fromkeys(table.columns) if name and name not in names]
     records = SourceRecords(
@@ -220,7 +241,7 @@ def read_sample_table(path: Path, options: DataConfig) -> tuple[SourceRecords, l
         blank,
         blank,
         extra={name: [fields[name] for _, fields in rows] for name in others},
-        images=[views for views, _ in rows] if len(names) > 1 else [],
+        images=[views for views, _ in rows] if saved or len(names) > 1 else [],
     )
     if joining.sample:
         samples, frames = ([fields[name].strip() if name else "" for _, fields in rows] for name in joining)
@@ -228,6 +249,16 @@ def read_sample_table(path: Path, options: DataConfig) -> tuple[SourceRecords, l
     images = records.images or [(location,) for location in records.locations]
     records = replace(records, images=[chosen_frames(views, options.frames) for views in images])
     return records, [*table.notes, *paths.notes]
+
+
+def _images_of_row(
+    fields: Mapping[str, str], columns: Sequence[str], saved: Mapping[str, Views], paths: TablePaths, line: str
+) -> Views:
+    """Return where the images of a row are: of a sample that a manifest keeps, those that stand in its second table."""
+    views = saved.get(fields.get("key", "").strip())
+    if views is None:
+        return images_of_row(fields, columns, paths, line)
+    return tuple([None if view is None else paths.location(view, line) for view in views])
 
 
 class _Row(NamedTuple):
