@@ -4,11 +4,13 @@
 
     python benchmarks/many_rows.py                             # 50,000 x 10,000, 100 classes: half an hour
     python benchmarks/many_rows.py --heads ridge --rows 20000
+    python benchmarks/many_rows.py --rows 300000 --width 1280 --classes 10 --max-memory-gb 0.2    # streamed
 
 Rows are seeded numbers in float16, in memory as they are read from a cache: a few hidden numbers that are in all, of
 which classes follow, and noise. Each head is fitted in a process of its own with the defaults of that size: settings
 are compared on the validation split, a fifth of the rows. The peak is that of the process, its features included, as
 each result of a run says it (`stages.runtime.cost`); making the features is not in the seconds, and is not the peak.
+With `--max-memory-gb` rows lie in a cache on the disk, and heads read them from there, again and again.
 """
 
 from __future__ import annotations
@@ -61,15 +63,42 @@ def make_rows(rows: int, width: int, classes: int) -> tuple[NDArray[np.float16],
     return features, labels
 
 
-def fit(rows: int, width: int, classes: int, head: str) -> dict[str, Any]:
-    """Fit a head; return what it took, and how good it is on validation."""
+def store(rows: int, width: int, classes: int, folder: str) -> None:
+    """Leave the rows in a cache, and their labels beside it."""
+    from cache import FeatureCache
+
+    features, labels = make_rows(rows, width, classes)
+    keys = _keys(rows)
+    with FeatureCache(Path(folder), _spec()).writer() as writer:
+        for start in range(0, rows, _PART):
+            writer.append(keys[start : start + _PART], features[start : start + _PART])
+    np.save(Path(folder) / "labels.npy", labels)
+
+
+def _keys(rows: int) -> list[str]:
+    from cache import key_of_bytes
+
+    return [key_of_bytes(str(number).encode()) for number in range(rows)]
+
+
+def _spec() -> Any:
+    from cache import Spec
+
+    names = ("backbone", "weights", "cut", "pooling", "precision", "decoder")
+    return Spec(**dict.fromkeys(names, "none"), preprocessing={}, views=None, dtype="float16")
+
+
+def fit(
+    rows: int, width: int, classes: int, head: str, folder: str | None = None, gigabytes: float = 0.0
+) -> dict[str, Any]:
+    """Fit a head to rows in memory, or in a cache; return what it took, and how good it is on validation."""
     from stages.runtime.openmp import configure_openmp
 
     configure_openmp()
     import torch
 
     from stages.config.heads import HeadConfig
-    from stages.fitting.feature_rows import FeatureRows
+    from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, StreamedFeatureRows
     from stages.fitting.fit_head import train_head
     from stages.fitting.problem import FitProblem
     from stages.runtime.allocator import tune_malloc
@@ -77,9 +106,16 @@ def fit(rows: int, width: int, classes: int, head: str) -> dict[str, Any]:
     from stages.tasks.single_label import SingleLabel
 
     tune_malloc()
-    features, labels = make_rows(rows, width, classes)
-    train = rows * 4 // 5
-    parts = [FeatureRows(features[part], labels[part]) for part in (slice(0, train), slice(train, rows))]
+    places = slice(0, rows * 4 // 5), slice(rows * 4 // 5, rows)
+    parts: list[AnyFeatureRows]
+    if folder is None:
+        features, labels = make_rows(rows, width, classes)
+        parts = [FeatureRows(features[part], labels[part]) for part in places]
+    else:
+        from cache import FeatureCache
+
+        cache, keys, labels = FeatureCache(Path(folder), _spec()), _keys(rows), np.load(Path(folder) / "labels.npy")
+        parts = [StreamedFeatureRows([cache], keys[part], labels[part], int(gigabytes * 1e9)) for part in places]
     task = SingleLabel([str(number) for number in range(classes)])
     problem = FitProblem(*parts, task, HeadConfig(), 0, torch.device("cpu"))
     with measured() as cost:
@@ -95,16 +131,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=10_000)
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--heads", nargs="+", default=HEADS)
+    parser.add_argument("--max-memory-gb", type=float, help="leave rows in a cache, of which so much may be in memory")
     parser.add_argument("--quick", action="store_true", help="12,000 rows of 50 numbers, five classes")
     options = parser.parse_args(arguments)
     if options.quick:
         options.rows, options.width, options.classes = 12_000, 50, 5
     given = {name: getattr(options, name) for name in ("rows", "width", "classes")}
     lines = []
-    for head in options.heads:
-        found = in_fresh_process("many_rows.fit", Path(tempfile.gettempdir()), **given, head=head)
-        took = [f"{found['seconds']:.0f}", f"{found['cpu']:.0f}", f"{found['peak'] / 1e9:.1f}"]
-        lines.append([head, *took, f"{found['tried']}", f"{found['score']:.1%}"])
+    with tempfile.TemporaryDirectory() as folder:
+        if options.max_memory_gb is not None:
+            in_fresh_process("many_rows.store", Path(folder), **given, folder=folder)
+            given |= {"folder": folder, "gigabytes": options.max_memory_gb}
+        for head in options.heads:
+            found = in_fresh_process("many_rows.fit", Path(folder), **given, head=head)
+            took = [f"{found['seconds']:.0f}", f"{found['cpu']:.0f}", f"{found['peak'] / 1e9:.1f}"]
+            lines.append([head, *took, f"{found['tried']}", f"{found['score']:.1%}"])
     echo(table(["head", "s", "CPU s", "peak GB", "settings", "on validation"], lines, 1))
 
 

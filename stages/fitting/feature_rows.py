@@ -153,17 +153,25 @@ class StreamedFeatureRows:
         shapes = [store.row_shape for store in self.stores]
         return shapes[0] if len(shapes) == 1 else (sum(math.prod(shape) for shape in shapes),)
 
+    @property
+    def row_bytes(self) -> int:
+        """What a row takes in the storage type."""
+        return math.prod(self.row_shape) * self.stores[0].dtype.itemsize
+
+    @property
+    def block_rows(self) -> int:
+        """How many rows are read at a time: some megabytes, or an eighth of what they may take if that is less."""
+        return max(min(BLOCK_BYTES, self.memory_bytes // 8) // max(self.row_bytes, 1), 1)
+
     def read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         """Return some rows, [b, *row_shape] in the storage type."""
         keys = [self.keys[index] for index in indices]
         return _joined([store.read(keys) for store in self.stores])
 
     def blocks(self) -> Iterator[Block]:
-        """Yield all rows in order, some megabytes at a time, or an eighth of what they may take if that is less."""
-        row_bytes = math.prod(self.row_shape) * self.stores[0].dtype.itemsize
-        step = max(min(BLOCK_BYTES, self.memory_bytes // 8) // row_bytes, 1)
-        for start in range(0, len(self), step):
-            indices = np.arange(start, min(start + step, len(self)))
+        """Yield all rows in order, `block_rows` at a time."""
+        for start in range(0, len(self), self.block_rows):
+            indices = np.arange(start, min(start + self.block_rows, len(self)))
             yield indices, self.read(indices)
 
     def shuffled(self, batch_rows: int, seed: int) -> Iterator[Block]:

@@ -57,6 +57,7 @@ __all__ = [
     "head_method",
     "head_probabilities",
     "head_settings",
+    "needs_memory",
     "train_foldable_head",
     "train_head",
 ]
@@ -160,8 +161,7 @@ def _train(name: HeadName, problem: FitProblem) -> tuple[HeadResult, Callable[[]
     require_classes_to_balance(problem.task, problem.labels, problem.config)
     require_smoothed_loss(name, problem.task, problem.config)
     require_learnable(problem.train, problem.val, problem.task)
-    joins_depths = problem.taps is not None and problem.blocks is None
-    if problem.blocks is not None or not (kind.streams or joins_depths):
+    if needs_memory(name, problem):
         require_in_memory(kind.name, problem.train)
         require_in_memory(kind.name, problem.val)
 
@@ -190,6 +190,13 @@ def _train(name: HeadName, problem: FitProblem) -> tuple[HeadResult, Callable[[]
     )
     fold = fitted.fold or partial(nested, lambda rows: fit_rows(rows).head, problem)
     return result, float32_products()(fold)
+
+
+def needs_memory(name: HeadName, problem: FitProblem) -> bool:
+    """Return whether a head takes such rows in memory alone, and not as they are streamed."""
+    if problem.blocks is not None:
+        return True
+    return not find_head(name).streams and problem.taps is None  # of depths landmarks are taken, which are few
 
 
 class _Validated(NamedTuple):

@@ -18,3 +18,10 @@ def test_every_head_stands_in_the_table_with_its_memory(in_ready_processes, caps
     for line in lines:
         assert 0.1 < float(line[3]) < 8  # a process with torch, in GB
         assert float(line[-1].rstrip("%")) > 40  # of five classes
+
+
+def test_rows_of_a_cache_are_as_good(in_ready_processes, capsys):
+    main(["--quick", "--heads", "ridge", "logistic", "--max-memory-gb", "0.01"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("ridge", "logistic"))]
+    assert [line[0] for line in lines] == ["ridge", "logistic"]
+    assert all(float(line[-1].rstrip("%")) > 40 for line in lines)

@@ -67,6 +67,7 @@ from stages.fitting.fit_head import (
     head_method,
     head_probabilities,
     head_settings,
+    needs_memory,
     one_sided_labels,
     require_classes_to_balance,
     require_head_for,
@@ -145,7 +146,9 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
     options = by_validation_alone(experiment, options)
     earlier = {name: find_finished_head(experiment, name, options) for name in names}
     data = HeadProblems(experiment, options)
-    data.of(names[0])
+    for name in _left_out(names, data, options):
+        if earlier[name] is None:
+            del earlier[name]
     if constant := one_sided_labels(experiment.task, experiment.split("train").targets):
         _LOG.warning(
             f"{experiment.label}: all training samples have, or all lack, {listed(constant)}: nothing can be learned "
@@ -160,6 +163,20 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
             continue
         results.append(run_head(experiment, data, name, options, name))
     return results
+
+
+def _left_out(names: Sequence[HeadName], data: HeadProblems, options: HeadConfig) -> list[HeadName]:
+    """Return those of the heads that nobody has named which need features in memory, where these are streamed."""
+    problem = data.of(names[0]).problem
+    if options.head or not isinstance(problem.train, StreamedFeatureRows):
+        return []
+    left_out = [name for name in names if needs_memory(name, problem)]
+    if left_out:
+        _LOG.info(
+            f"note: left out, since the features are larger than `max_memory_gb` allows, and they need all of them in "
+            f"memory: {', '.join(left_out)}"
+        )
+    return left_out
 
 
 def run_head(experiment: Experiment, data: HeadProblems, name: HeadName, options: HeadConfig, called: str) -> Result:

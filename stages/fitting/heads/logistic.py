@@ -16,6 +16,7 @@ from stages.fitting.solvers.linear_models import LinearModelFactory
     "logistic",
     label="logistic",
     method="linear",
+    streams=True,
     tasks=("single_label", "multi_label"),
     default_for=("single_label", "multi_label"),
     cost=1.0,

@@ -16,6 +16,7 @@ from stages.fitting.solvers.linear_models import LinearModelFactory
     "svm",
     label="SVM",
     method="linear",
+    streams=True,
     tasks=("single_label", "multi_label"),
     default_for=("single_label", "multi_label"),
     cost=1.3,

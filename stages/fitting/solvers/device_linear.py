@@ -23,7 +23,7 @@ from torch import Tensor
 
 from stages.fitting.folds import Selection
 from stages.fitting.solvers.batched_lbfgs import KEPT_OF_A_POINT, minimize
-from stages.fitting.solvers.device_rows import DeviceRows
+from stages.fitting.solvers.cached_rows import AnyDeviceRows
 from stages.fitting.solvers.device_targets import DeviceTargets
 from stages.fitting.solvers.linear_models import (
     BASIS_RANK,
@@ -37,15 +37,13 @@ from stages.fitting.solvers.linear_models import (
 from stages.fitting.standardize import Scaling, moderated_std
 from stages.network.heads.linear import LinearHead
 from stages.runtime.float32 import float32_products
+from stages.runtime.products import linear, product
 
 _BLOCK_BYTES = 256 << 20
 """Scores of all models, or converted rows, that there are at a time."""
 
 _SAMPLE_BYTES = 256 << 20
 """Rows that the preconditioner is computed from."""
-
-_SOLVED_BYTES = 2 << 30
-"""What the solver keeps of models that are fitted in one batch: of so large ones a few are work enough."""
 
 _LOW_BITS = 0x1FFF
 """Those of a float32 that TF32 has not."""
@@ -79,7 +77,7 @@ class DeviceLinearModels:
     ----------
     factory : LinearModelFactory
         Its center keeps sums of large numbers out of the arithmetic; rows are as they are stored.
-    rows : DeviceRows
+    rows : DeviceRows or CachedRows
     labels : ndarray [n] or [n, labels]
     folds : sequence of Selection
         Of all of them the same classes or labels are to be learned.
@@ -90,7 +88,7 @@ class DeviceLinearModels:
     def __init__(
         self,
         factory: LinearModelFactory,
-        rows: DeviceRows,
+        rows: AnyDeviceRows,
         labels: NDArray[Any],
         folds: Sequence[Selection],
         dtype: torch.dtype = torch.float32,
@@ -119,7 +117,7 @@ class DeviceLinearModels:
             return [self.first for _ in fits]
         order = sorted(range(len(fits)), key=lambda number: fits[number].scaling == "l2")
         numbers = KEPT_OF_A_POINT * self.targets.width * (self.rows.width + 1)
-        most = max(_SOLVED_BYTES // (numbers * self.dtype.itemsize), 1)
+        most = max(self.rows.solver_bytes // (numbers * self.dtype.itemsize), 1)
         states: list[State] = [self.first] * len(fits)
         for first in range(0, len(order), most):
             part = order[first : first + most]
@@ -145,7 +143,9 @@ class DeviceLinearModels:
             return start
         return zero, self.targets.first_bias[fit.fold]
 
-    def scores(self, fits: Sequence[LinearFit], states: Sequence[State], rows: DeviceRows) -> list[NDArray[np.float32]]:
+    def scores(
+        self, fits: Sequence[LinearFit], states: Sequence[State], rows: AnyDeviceRows
+    ) -> list[NDArray[np.float32]]:
         """Return the scores of all classes that models give to other rows, float32 [n, classes] each."""
         width, device = self.targets.width, rows.device
         results = [np.empty((len(rows), width), np.float32) for _ in fits]
@@ -341,10 +341,13 @@ class _ScoreProducts:
 
     def __call__(self, rows: Tensor, inverse_lengths: Tensor | None) -> Tensor:
         """Return scores [n, b, k] of converted rows [n, d]; the lengths are those of all, [n, 1]."""
-        with float32_products(tf32=len(self._products) > 1):
-            scores = torch.addmm(self._constant, rows, self._products[0].T)
-            for product in self._products[1:]:
-                scores.addmm_(rows, product.T)
+        if rows.device.type == "cpu":
+            scores = linear(rows, self._products[0], self._constant)
+        else:
+            with float32_products(tf32=len(self._products) > 1):
+                scores = torch.addmm(self._constant, rows, self._products[0].T)
+                for further in self._products[1:]:
+                    scores.addmm_(rows, further.T)
         scores = scores.view(len(rows), *self._shape)
         if inverse_lengths is not None:
             scores[:, self._plain :].mul_(inverse_lengths[:, :, None]).add_(self._bias[self._plain :])
@@ -377,8 +380,11 @@ class _Objective:
             if lengths is not None:
                 slopes[:, batch.plain :].mul_(lengths[:, :, None])
                 by_offset += slopes.sum(dim=0)
-            with float32_products(tf32=models.in_tf32):
-                products.flatten(0, 1).addmm_(slopes.flatten(1).T, rows)
+            if rows.device.type == "cpu":
+                products.flatten(0, 1).add_(product(slopes.flatten(1).T, rows))
+            else:
+                with float32_products(tf32=models.in_tf32):
+                    products.flatten(0, 1).addmm_(slopes.flatten(1).T, rows)
         by_offset = by_bias if scaled_lengths is None else by_offset
         counts = models.targets.counts[batch.folds].to(bias.dtype)[:, None]
         by_weight = torch.baddbmm(products, by_offset[:, :, None], batch.offset[:, None, :], alpha=-1)

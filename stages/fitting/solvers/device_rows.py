@@ -16,11 +16,15 @@ from cache.prefetch import prefetch_map
 from stages.fitting.folds import Selection
 from stages.runtime.device import free_memory
 
-_RESIDENT_SHARE = 0.5
+RESIDENT_SHARE = 0.5
 """Share of the memory that is free which rows may take for good; the rest is for scores and what the solver keeps."""
 
 _SENT_BYTES = 64 << 20
 """Rows that are sent at a time, where they stay with the host: the next are on the way while some are computed with."""
+
+
+SOLVER_BYTES = 2 << 30
+"""What a solver keeps of models that are fitted in one batch: of so large ones a few are work enough."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,20 @@ class DeviceRows:
 
     @classmethod
     def of(cls, parts: Sequence[NDArray[np.floating]], device: torch.device) -> DeviceRows:
-        """Return the rows of arrays of one type, resident where they fit `_RESIDENT_SHARE` of the free memory."""
+        """Return the rows of arrays of one type, resident where they fit `RESIDENT_SHARE` of the free memory."""
         host = [torch.from_numpy(part) for part in parts if len(part)]
-        if sum(part.nbytes for part in host) > _RESIDENT_SHARE * free_memory(device):
+        if sum(part.nbytes for part in host) > RESIDENT_SHARE * free_memory(device):
             stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
             return cls(device, None, host, stream)
         resident = torch.empty(sum(map(len, host)), host[0].shape[1], dtype=host[0].dtype, device=device)
         for start, part in _placed(host):
             resident[start : start + len(part)].copy_(part)
         return cls(device, resident, ())
+
+    @property
+    def solver_bytes(self) -> int:
+        """Most bytes that a solver is to keep of its models beside the rows."""
+        return SOLVER_BYTES
 
     @property
     def dtype(self) -> torch.dtype:

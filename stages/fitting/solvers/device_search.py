@@ -1,4 +1,6 @@
-"""The search over C and scaling on an accelerator: what `grid_search` does on cores, with all fits in batches.
+"""The search over C and scaling with all fits in batches: what `grid_search` does on cores, for an accelerator.
+
+Rows that stay in the cache are searched so on any device: one pass over them serves all models.
 
 The way is the same: C goes upwards, the slow end of the grid is left out once two values in a row score clearly less
 than the best, and of many rows all settings are tried on a part first. But all scalings and folds take each step
@@ -16,8 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stages.fitting.feature_rows import StreamedFeatureRows
 from stages.fitting.folds import CVPlan, Selection
 from stages.fitting.problem import FitProblem
+from stages.fitting.solvers.cached_rows import AnyDeviceRows, CachedRows, rows_of_cache
 from stages.fitting.solvers.device_linear import DeviceLinearModels, LinearFit, State
 from stages.fitting.solvers.device_rows import DeviceRows
 from stages.fitting.solvers.grid_search import (
@@ -52,6 +56,8 @@ def device_fits(
 ) -> DeviceFits | None:
     """Return the fits of a search on the device of a problem; None where models are not linear, or rows too few to pay.
 
+    Of rows that are streamed there are fits on the CPU too.
+
     Parameters
     ----------
     problem : FitProblem
@@ -60,9 +66,9 @@ def device_fits(
     calibrate : bool
         Whether scores are margins and no logits.
     """
-    train, _ = problem.in_memory
-    width = train.row_shape[0]
-    if len(problem.labels) * width * problem.task.out_features < PAYS_FROM:
+    (width,) = problem.train.row_shape
+    few = len(problem.labels) * width * problem.task.out_features < PAYS_FROM
+    if few and not isinstance(problem.train, StreamedFeatureRows):
         return None
     if not isinstance(make_of(np.zeros(width, np.float32)), LinearModelFactory):
         return None
@@ -77,14 +83,14 @@ class DeviceFits:
     ----------
     grid : Grid
     factory : LinearModelFactory
-    rows : DeviceRows
+    rows : DeviceRows or CachedRows
         Of train, followed by those of validation.
     labels : ndarray [n, ...]
     """
 
     grid: Grid
     factory: LinearModelFactory
-    rows: DeviceRows
+    rows: AnyDeviceRows
     labels: NDArray[Any]
 
     @classmethod
@@ -92,9 +98,7 @@ class DeviceFits:
         cls, problem: FitProblem, make_of: Callable[[NDArray[np.float32]], MakeModel], *, margins: bool
     ) -> DeviceFits:
         """Return the fits of a problem on its device."""
-        parts = [part.features for part in problem.in_memory]
-        dtype = np.result_type(*parts)
-        rows = DeviceRows.of([part.astype(dtype, copy=False) for part in parts], problem.device)
+        rows = _rows_of(problem)
         factory = make_of(_mean(rows.at(slice(0, len(problem.train)))))
         assert isinstance(factory, LinearModelFactory)
         return cls(Grid.of(problem, factory, margins=margins), factory, rows, problem.labels)
@@ -104,14 +108,25 @@ class DeviceFits:
         return self._hold_out(*cv.splits[0], seed) if cv.is_holdout else self._cross_validated(cv)
 
     def fitted(self, setting: Setting, selections: Sequence[Selection], state: State | None) -> list[FittedModel]:
-        """Return the models of a setting, each from where the last one ended; in float64 where its rows are few."""
-        found: list[FittedModel] = []
-        for selection in selections:
-            dtype = torch.float64 if len(self.labels[selection]) <= EXACT_UP_TO else torch.float32
+        """Return the models of a setting, each from where the last one ended; in float64 where its rows are few.
+
+        Rows that have to be read anew for each pass are gone through for all models at once.
+        """
+        found: dict[int, FittedModel] = {}
+        if isinstance(self.rows, CachedRows):
+            dtype = _type_for(max(len(self.labels[selection]) for selection in selections))
+            for models, numbers in self._groups(selections, dtype):
+                fits = [LinearFit(*setting, fold) for fold in range(len(numbers))]
+                states = models.fit(fits, [state] * len(fits), final=True)
+                for number, fit, end in zip(numbers, fits, states, strict=True):
+                    found[number] = _DeviceModel(models, fit, end, self.rows)
+            return [found[number] for number in range(len(selections))]
+        for number, selection in enumerate(selections):
+            dtype = _type_for(len(self.labels[selection]))
             models, fit = self._models(self.rows.at(selection), self.labels[selection], dtype), LinearFit(*setting)
             (state,) = models.fit([fit], [state], final=True)
-            found.append(_DeviceModel(models, fit, state, self.rows))
-        return found
+            found[number] = _DeviceModel(models, fit, state, self.rows)
+        return list(found.values())
 
     def out_of_fold(self, settings: Sequence[Setting], folds: Sequence[Fold]) -> list[NDArray[np.float32]]:
         """Return the scores of the rows that each fold leaves out."""
@@ -123,10 +138,14 @@ class DeviceFits:
                 outputs[number] = models.scores([fit], [state], self.rows.at(folds[number][1]))[0]
         return [outputs[number] for number in range(len(folds))]
 
-    def _models(self, rows: DeviceRows, labels: NDArray[Any], dtype: torch.dtype = torch.float32) -> DeviceLinearModels:
+    def _models(
+        self, rows: AnyDeviceRows, labels: NDArray[Any], dtype: torch.dtype = torch.float32
+    ) -> DeviceLinearModels:
         return DeviceLinearModels(self.factory, rows, labels, [slice(0, len(labels))], dtype)
 
-    def _groups(self, fitted: Sequence[Selection]) -> list[tuple[DeviceLinearModels, list[int]]]:
+    def _groups(
+        self, fitted: Sequence[Selection], dtype: torch.dtype = torch.float32
+    ) -> list[tuple[DeviceLinearModels, list[int]]]:
         """Return models for the folds that learn the same classes or labels, with the numbers of these."""
         numbers: dict[bytes, list[int]] = {}
         for number, selection in enumerate(fitted):
@@ -134,7 +153,10 @@ class DeviceFits:
             learned = np.unique(labels) if labels.ndim == 1 else two_sided(labels)
             numbers.setdefault(learned.tobytes(), []).append(number)
         return [
-            (DeviceLinearModels(self.factory, self.rows, self.labels, [fitted[number] for number in group]), group)
+            (
+                DeviceLinearModels(self.factory, self.rows, self.labels, [fitted[number] for number in group], dtype),
+                group,
+            )
             for group in numbers.values()
         ]
 
@@ -154,6 +176,8 @@ class DeviceFits:
         grid, result = self.grid, GridSearchResult()
         train, train_labels = self.rows.at(fitted), self.labels[fitted]
         part = searched_part(grid, len(train), seed)
+        if part is not None and isinstance(train, CachedRows):
+            part = np.sort(part[: train.most_held])  # they are read in their order
         if part is None:
             models = self._models(train, train_labels)
             for scaling, steps in self._walked([(models, [0])], [scored]).items():
@@ -269,7 +293,7 @@ class _DeviceModel:
     models: DeviceLinearModels
     fit: LinearFit
     state: State
-    rows: DeviceRows
+    rows: AnyDeviceRows
 
     def scores_at(self, selection: Selection) -> NDArray[np.float32]:
         """Return the scores for some of the rows."""
@@ -280,7 +304,22 @@ class _DeviceModel:
         return self.models.head(self.fit, self.state, temperature)
 
 
-def _mean(rows: DeviceRows) -> NDArray[np.float32]:
+def _type_for(count: int) -> torch.dtype:
+    """Return the type that models of so many rows are computed in to the end."""
+    return torch.float64 if count <= EXACT_UP_TO else torch.float32
+
+
+def _rows_of(problem: FitProblem) -> AnyDeviceRows:
+    """Return the rows of train, followed by those of validation, for the device of a problem."""
+    if isinstance(problem.train, StreamedFeatureRows):
+        assert isinstance(problem.val, StreamedFeatureRows)
+        return rows_of_cache(problem.train + problem.val, problem.device)
+    parts = [part.features for part in problem.in_memory]
+    dtype = np.result_type(*parts)
+    return DeviceRows.of([part.astype(dtype, copy=False) for part in parts], problem.device)
+
+
+def _mean(rows: AnyDeviceRows) -> NDArray[np.float32]:
     """Return the mean of rows, float32 [d]."""
     total = torch.zeros(rows.width, dtype=torch.float64, device=rows.device)
     for _, block in rows.blocks(1 << 16):

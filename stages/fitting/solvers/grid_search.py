@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.model_selection import train_test_split
 
-from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.feature_rows import FeatureRows, StreamedFeatureRows
 from stages.fitting.folds import CVPlan, Selection
 from stages.fitting.out_of_fold import FoldOutputs, OutOfFold, best_on_others, collect, in_places
 from stages.fitting.problem import FitProblem
@@ -329,7 +329,7 @@ def fit_along_path(
         Whether scores are margins and no logits; then both heads are divided by a temperature.
     """
     fits: PathFits | None = None
-    if problem.device.type == "cuda":
+    if problem.device.type == "cuda" or isinstance(problem.train, StreamedFeatureRows):
         from stages.fitting.solvers.device_search import device_fits  # what fits on cores does without
 
         fits = device_fits(problem, make_of, calibrate=calibrate)

@@ -52,3 +52,13 @@ def test_depths_that_are_larger_than_memory_may_hold_are_streamed_with_the_sets_
     assert f"allow {needed:.2g}, or name fewer of the --taps (blocks would do), or take a head" in told.err
     assert main([*train, "--max-memory-gb", "0.0001", "--out", str(tmp_path / "run")]) == 2
     assert "no set of --taps would be in memory" in capsys.readouterr().out
+
+
+def test_features_larger_than_memory_may_hold_are_streamed_to_the_heads_that_can(extracted, tmp_path, capsys):
+    train = ["train", *extracted, "--fit-epochs", "2", "--fit-batch-size", "8", "--max-memory-gb"]
+    assert main([*train, "0.0001", "--head", "rbf", "--out", str(tmp_path / "run")]) == 2
+    assert "--head rbf needs all features in memory" in capsys.readouterr().err
+    assert main([*train, "0.0001", "--head", "logistic", "svm", "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert main([*train, "0.0001", "--out", str(tmp_path / "run")]) == 2  # so little that mlp cannot mix its rows
+    assert "--max-memory-gb allows, and they need all of them in memory: rbf\n" in capsys.readouterr().out

@@ -139,7 +139,9 @@ for refused in (lambda: HeadConfig(head=("lowrnk",)), lambda: require_in_memory(
         assert f"SAME {name} True {method}" in output
         assert f"LABEL {label}" in output
     assert re.search(r"ERROR `head` lowrnk: .*Did you mean 'lowrank'", output)
-    assert re.search(r"ERROR `head` lda needs all .*streams them: ncm, ridge, sgd, .*linear, lowrank, mlp", output)
+    assert re.search(
+        r"ERROR `head` lda needs all .*streams them: logistic, ncm, ridge, sgd, svm, .*linear, lowrank, mlp", output
+    )
 
 
 def test_two_packages_with_one_name_are_told_apart_by_the_error(their_package):

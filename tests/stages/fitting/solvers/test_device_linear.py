@@ -105,7 +105,7 @@ def test_models_that_are_too_large_for_one_batch_come_to_the_same_in_several(mon
     monkeypatch.setattr(device_linear, "minimize", minimize)
     for most in (len(FITS), 5):
         numbers = batched_lbfgs.KEPT_OF_A_POINT * models.targets.width * (rows.shape[1] + 1)
-        monkeypatch.setattr(device_linear, "_SOLVED_BYTES", most * numbers * 8)
+        monkeypatch.setattr(device_rows, "SOLVER_BYTES", most * numbers * 8)
         found.append(models.scores(FITS, models.fit(FITS, [None] * len(FITS), final=True), models.rows))
     assert sizes == [12, 5, 5, 2]
     for whole, in_parts in zip(*found, strict=True):

@@ -21,6 +21,7 @@ from stages.fitting.solvers.linear_models import LinearModelFactory
 from stages.tasks.base import ranked_by
 from stages.tasks.multi_label import MultiLabel
 from tests.stages.fitting.rows_of_digits import numbered_classes, skewed
+from tests.stages.fitting.stored_rows import streamed
 
 VALUES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -107,6 +108,27 @@ def test_many_rows_are_searched_by_a_part_first_and_the_same_are_climbed_to(monk
             for fitted in (on_cores, on_device)
         ]
         assert tried[0] == tried[1]
+
+
+@pytest.mark.parametrize("shape", [{"classes": 2}, {"classes": 3, "labels": True}], ids=["two classes", "labels"])
+@pytest.mark.parametrize("fit", [fit_logistic, fit_svm])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_rows_that_stay_in_the_cache_give_what_rows_in_memory_give(tmp_path, shape, fit, device, pretended_cuda):
+    problem = problem_of(**shape)
+    train, val = streamed(tmp_path, problem.in_memory)
+    on_cores = fit(problem)
+    assert_alike(problem, on_cores, fit(replace(problem, train=train, val=val, device=torch.device(device), shared={})))
+
+
+def test_many_rows_of_a_cache_are_searched_by_as_many_as_memory_may_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid_search, "SUBSAMPLE_FROM", 1000)
+    problem = problem_of(count=2400, scalers=("none", "standard", "l2"))
+    train, val = streamed(tmp_path, problem.in_memory, memory=2 * 200 * 30 * 2)
+    found = fit_logistic(replace(problem, train=train, val=val))
+    assert {each["rows"] for each in found.candidates if "rows" in each} == {200}  # of 225 that the part would have
+    expected = fit_logistic(problem)
+    assert found.settings["C"] == expected.settings["C"]
+    assert loss_of(problem, found.head) == pytest.approx(loss_of(problem, expected.head), abs=1e-3)
 
 
 def test_rows_that_do_not_fit_are_sent_and_the_same_comes_out(pretended_cuda, monkeypatch):
