@@ -85,15 +85,16 @@ class CachedRows:
 
     def blocks(self, most: int) -> Iterator[tuple[slice, Tensor]]:
         """Yield all rows in order, up to so many at a time, on the device, and which they are."""
-        step = max(min(most, self.rows.block_rows), 1)
-        starts = range(0, len(self), step)
-        parts = (self.places[start : start + step] for start in starts)
+        starts = range(0, len(self), self.rows.block_rows)
+        parts = (self.places[start : start + self.rows.block_rows] for start in starts)
         with (
             ThreadPoolExecutor(1, "rows") as thread,
             closing(prefetch_map(self._read, parts, pool=thread, ahead=1)) as blocks,
         ):
             for start, block in zip(starts, blocks, strict=True):
-                yield slice(start, start + len(block)), block
+                for first in range(0, len(block), most):
+                    part = block[first : first + most]
+                    yield slice(start + first, start + first + len(part)), part
 
     def _read(self, places: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(self.rows.read(places)).to(self.device)
