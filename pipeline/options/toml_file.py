@@ -48,7 +48,7 @@ def read_configuration(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UsageError(f"--config {path}: there is no such file") from error
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"--config {path} is not TOML: {error}") from error
+        raise UsageError(f"{path} is not TOML: {error}") from error  # of `config`, or the one of a run
     values = {name.replace("-", "_"): value for name, value in values.items()}
     return values if values.get("version", 1) == VERSION else from_version_1(values)
 

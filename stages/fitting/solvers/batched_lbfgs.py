@@ -30,6 +30,10 @@ _NARROWED_BELOW = 0.75
 _ARMIJO = 1e-4
 """Share of the decrease that the slope promises which a step has to bring."""
 
+_LEAST_VALUE = 0.1
+"""Value, if it is below 1, down to which gradients are held against it: where a loss is nearly nothing, so are they,
+far from its minimum too."""
+
 _MOST_SHORTER = 12
 """Shorter steps that are tried, one after the other, before a problem is taken for done: what is left is rounding."""
 
@@ -55,7 +59,7 @@ def minimize(objective: Objective, start: Tensor, *, gtol: float, ftol: float, m
         Where each begins, float32 or float64. At first a step is as long as the gradient: variables are to be scaled
         so that this is about right.
     gtol : float
-        Largest entry of a gradient that is taken for zero.
+        Largest entry of a gradient that is taken for zero, where the value is 1 or more; below it is held against that.
     ftol : float
         Decrease in a whole step, against the value or 1, that ends a problem; as scipy's L-BFGS-B takes it.
     most : int
@@ -117,7 +121,8 @@ class _State:
         # a step that had to be shortened says nothing of how much there is to gain
         still = (self.values - values <= ftol * largest) & (self.lengths == 1)
         self.shorter = torch.where(taken, 0, self.shorter + 1)
-        ended = (taken & (still | (gradients.abs().amax(dim=1) <= gtol))) | (self.shorter > _MOST_SHORTER)
+        flat = gradients.abs().amax(dim=1) <= gtol * values.clamp(_LEAST_VALUE, 1)
+        ended = (taken & (still | flat)) | (self.shorter > _MOST_SHORTER)
         # the least of the parabola through both values and the slope
         shortened = (-promised / (2 * (values - self.values - promised))).nan_to_num(0.1).clamp(0.1, 0.5)
         self.lengths = torch.where(taken, 1, self.lengths * shortened)

@@ -42,8 +42,9 @@ from stages.runtime.products import linear, product
 _BLOCK_BYTES = 256 << 20
 """Scores of all models, or converted rows, that there are at a time."""
 
-_BLOCK_BYTES_ON_CORES = 8 << 20
-"""As much where the device is the cores themselves: what was converted is to stay near them."""
+_BLOCK_ROWS_ON_CORES = 2048
+"""Rows up to which there are where the device is the cores themselves: what was converted is to stay near them, and as
+many share what is read of the weights."""
 
 _SAMPLE_BYTES = 256 << 20
 """Rows that the preconditioner is computed from."""
@@ -177,8 +178,8 @@ class DeviceLinearModels:
     def block_rows(self, models: int) -> int:
         """Return how many rows of so many models are computed with at a time."""
         numbers = max(models * self.targets.width, self.rows.width, 1)
-        most = _BLOCK_BYTES_ON_CORES if self.rows.device.type == "cpu" else _BLOCK_BYTES
-        return max(most // (numbers * self.dtype.itemsize), 1)
+        most = max(_BLOCK_BYTES // (numbers * self.dtype.itemsize), 1)
+        return min(most, _BLOCK_ROWS_ON_CORES) if self.rows.device.type == "cpu" else most
 
     def converted(self, block: Tensor) -> Tensor:
         """Return rows as they are computed with, [b, d]: less the shift, in the type of the models."""

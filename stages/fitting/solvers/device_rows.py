@@ -50,8 +50,13 @@ class DeviceRows:
 
     @classmethod
     def of(cls, parts: Sequence[NDArray[np.floating]], device: torch.device) -> DeviceRows:
-        """Return the rows of arrays of one type, resident where they fit `RESIDENT_SHARE` of the free memory."""
+        """Return the rows of arrays of one type, resident where they fit `RESIDENT_SHARE` of the free memory.
+
+        For a CPU they are where they are.
+        """
         host = [torch.from_numpy(part) for part in parts if len(part)]
+        if device.type == "cpu":
+            return cls(device, None, host)
         if sum(part.nbytes for part in host) > RESIDENT_SHARE * free_memory(device):
             stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
             return cls(device, None, host, stream)

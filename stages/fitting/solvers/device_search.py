@@ -1,6 +1,7 @@
-"""The search over C and scaling with all fits in batches: what `grid_search` does on cores, for an accelerator.
+"""The search over C and scaling with all fits in batches: what `grid_search` does on cores one by one.
 
-Rows that stay in the cache are searched so on any device: one pass over them serves all models.
+On an accelerator that is the way; on cores it is for rows that stay in the cache, or are too large to be copied in
+float32: one pass over the rows serves all models.
 
 The way is the same: C goes upwards, the slow end of the grid is left out once two values in a row score clearly less
 than the best, and of many rows all settings are tried on a part first. But all scalings and folds take each step
@@ -56,7 +57,7 @@ def device_fits(
 ) -> DeviceFits | None:
     """Return the fits of a search on the device of a problem; None where models are not linear, or rows too few to pay.
 
-    Of rows that are streamed there are fits on the CPU too.
+    On a CPU and of rows that are streamed none are too few.
 
     Parameters
     ----------
@@ -68,7 +69,7 @@ def device_fits(
     """
     (width,) = problem.train.row_shape
     few = len(problem.labels) * width * problem.task.out_features < PAYS_FROM
-    if few and not isinstance(problem.train, StreamedFeatureRows):
+    if few and problem.device.type != "cpu" and not isinstance(problem.train, StreamedFeatureRows):
         return None
     if not isinstance(make_of(np.zeros(width, np.float32)), LinearModelFactory):
         return None
@@ -187,15 +188,14 @@ class DeviceFits:
             return result
         models = self._models(train.at(part), train_labels[part])
         paths = self._walked([(models, [0])], [scored])
-        begins: dict[Setting, State | None] = {}
         for scaling, steps in paths.items():
             for step in steps:
                 candidate = {"C": step.c, "scaler": scaling, "score": step.score, "rows": len(part)}
                 result.candidates.append(candidate)
-                begins[scaling, step.c] = step.state
         models, survivors = self._models(train, train_labels), surviving_scalers(grid, result.candidates)
         scores: dict[Scaling, dict[int, float]] = {scaling: {} for scaling in survivors}
-        last = {scaling: begins[scaling, c] for scaling, c in survivors.items()}
+        # from zero: where classes can be told apart, the weights of a part are far from the minimum, and fits end early
+        last: dict[Scaling, State | None] = dict.fromkeys(survivors)
         while going := {
             scaling: number
             for scaling, c in survivors.items()

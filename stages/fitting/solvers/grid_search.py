@@ -7,6 +7,7 @@ own, which such a backend sends to its workers once per sweep and not with every
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -51,6 +52,10 @@ more is free."""
 
 _KEPT_BYTES = 256 << 20
 """Most bytes of what all settings say of rows out of folds that are kept, so that no fold is fitted again for them."""
+
+
+_COPIED_SHARE = 0.5
+"""Share of the free memory up to which many rows are copied in float32; else blocks of them are, again and again."""
 
 
 _PROBA_ROWS = 2048
@@ -329,7 +334,7 @@ def fit_along_path(
         Whether scores are margins and no logits; then both heads are divided by a temperature.
     """
     fits: PathFits | None = None
-    if problem.device.type == "cuda" or isinstance(problem.train, StreamedFeatureRows):
+    if problem.device.type == "cuda" or not _may_be_copied(problem):
         from stages.fitting.solvers.device_search import device_fits  # what fits on cores does without
 
         fits = device_fits(problem, make_of, calibrate=calibrate)
@@ -347,6 +352,15 @@ def fit_along_path(
         return HeadFit.deferred(problem, result.candidates, lambda: refit()[0], fold)
     fitted, margins = refit()
     return replace(fitted, fold=partial(_fold, problem, fits, result, margins, calibrate=calibrate))
+
+
+def _may_be_copied(problem: FitProblem) -> bool:
+    """Return whether there is room for a copy of all rows in float32, which fits on cores are made to."""
+    if isinstance(problem.train, StreamedFeatureRows):
+        return False
+    numbers = len(problem.labels) * math.prod(problem.train.row_shape)
+    copied = numbers * np.dtype(np.float32).itemsize
+    return not problem.cv.is_holdout or copied <= _COPIED_SHARE * free_memory(torch.device("cpu"))
 
 
 def _fold(

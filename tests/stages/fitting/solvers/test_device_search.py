@@ -120,6 +120,18 @@ def test_rows_that_stay_in_the_cache_give_what_rows_in_memory_give(tmp_path, sha
     assert_alike(problem, on_cores, fit(replace(problem, train=train, val=val, device=torch.device(device), shared={})))
 
 
+def test_rows_of_which_no_copy_finds_room_are_gone_through_in_batches(monkeypatch):
+    problem, ways = problem_of(classes=3), []
+    on_cores, search = fit_logistic(problem), DeviceFits.search
+    monkeypatch.setattr(grid_search, "free_memory", lambda _: 2 * 600 * 30 * 4 - 1)
+    monkeypatch.setattr(DeviceFits, "search", lambda *given: ways.append(1) or search(*given))
+    assert_alike(problem, on_cores, fit_logistic(replace(problem, shared={})))
+    assert ways == [1]
+    monkeypatch.setattr(grid_search, "free_memory", lambda _: 2 * 600 * 30 * 4)
+    fit_logistic(replace(problem, shared={}))
+    assert ways == [1]
+
+
 def test_many_rows_of_a_cache_are_searched_by_as_many_as_memory_may_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(grid_search, "SUBSAMPLE_FROM", 1000)
     problem = problem_of(count=2400, scalers=("none", "standard", "l2"))
