@@ -57,7 +57,7 @@ def device_fits(
 ) -> DeviceFits | None:
     """Return the fits of a search on the device of a problem; None where models are not linear, or rows too few to pay.
 
-    On a CPU and of rows that are streamed none are too few.
+    On cores and of rows that are streamed none are too few.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def device_fits(
     """
     (width,) = problem.train.row_shape
     few = len(problem.labels) * width * problem.task.out_features < PAYS_FROM
-    if few and problem.device.type != "cpu" and not isinstance(problem.train, StreamedFeatureRows):
+    if few and problem.device.type == "cuda" and not isinstance(problem.train, StreamedFeatureRows):
         return None
     if not isinstance(make_of(np.zeros(width, np.float32)), LinearModelFactory):
         return None
@@ -310,13 +310,17 @@ def _type_for(count: int) -> torch.dtype:
 
 
 def _rows_of(problem: FitProblem) -> AnyDeviceRows:
-    """Return the rows of train, followed by those of validation, for the device of a problem."""
+    """Return the rows of train, followed by those of validation, for the device of a problem, or for the cores.
+
+    Apple's accelerator has no numbers of 64 bits, which losses are summed in.
+    """
+    device = problem.device if problem.device.type == "cuda" else torch.device("cpu")
     if isinstance(problem.train, StreamedFeatureRows):
         assert isinstance(problem.val, StreamedFeatureRows)
-        return rows_of_cache(problem.train + problem.val, problem.device)
+        return rows_of_cache(problem.train + problem.val, device)
     parts = [part.features for part in problem.in_memory]
     dtype = np.result_type(*parts)
-    return DeviceRows.of([part.astype(dtype, copy=False) for part in parts], problem.device)
+    return DeviceRows.of([part.astype(dtype, copy=False) for part in parts], device)
 
 
 def _mean(rows: AnyDeviceRows) -> NDArray[np.float32]:

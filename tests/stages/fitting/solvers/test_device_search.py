@@ -112,7 +112,7 @@ def test_many_rows_are_searched_by_a_part_first_and_the_same_are_climbed_to(monk
 
 @pytest.mark.parametrize("shape", [{"classes": 2}, {"classes": 3, "labels": True}], ids=["two classes", "labels"])
 @pytest.mark.parametrize("fit", [fit_logistic, fit_svm])
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
 def test_rows_that_stay_in_the_cache_give_what_rows_in_memory_give(tmp_path, shape, fit, device, pretended_cuda):
     problem = problem_of(**shape)
     train, val = streamed(tmp_path, problem.in_memory)
