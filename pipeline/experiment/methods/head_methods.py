@@ -6,7 +6,6 @@ Every method is tested here and in the same way: on the manifest's test split, o
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -30,6 +29,7 @@ from pipeline.experiment.methods.sample_rows import (
     aggregate_settings,
     allowed_memory,
     asked_about_samples,
+    feature_bytes,
     load_samples,
     save_image_weights,
     takes_bags,
@@ -545,11 +545,9 @@ def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFea
     parts = {name: experiment.split(name) for name in SPLITS}
     views = extractor.options.views
     maps = map_layout_for(extractor, experiment.task)
-    numbers_a_row = math.prod(extractor.row_shape) if maps is None else extractor.row_numbers
-    row_bytes = numbers_a_row * extractor.taps[0].cache.dtype.itemsize
     # of masks, rows know the number
     labels = manifest.targets if maps is None else np.arange(len(manifest))
-    size = (len(manifest) + (views - 1) * len(parts["train"])) * row_bytes
+    size = feature_bytes(extractor, manifest)
     allowed_bytes = allowed_memory(options)
     if size > allowed_bytes:
         _LOG.info(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,13 @@ def allowed_memory(options: HeadConfig) -> float:
     return free_memory(torch.device("cpu")) / 2
 
 
+def feature_bytes(extractor: Extractor, manifest: Manifest) -> int:
+    """Return what the cached rows of samples of one image take, those of training views among them."""
+    numbers = extractor.row_numbers if manifest.task.reads == "image" else math.prod(extractor.row_shape)
+    rows = len(manifest) + (extractor.options.views - 1) * len(manifest.indices("train"))
+    return rows * numbers * extractor.taps[0].cache.dtype.itemsize
+
+
 def require_memory(
     extractor: Extractor, manifest: Manifest, names: Sequence[HeadName], options: HeadConfig
 ) -> list[str]:
@@ -50,16 +58,24 @@ def require_memory(
     Returns
     -------
     list of str
-        What each head that takes all images of all samples needs, in words.
+        What each head that takes all images of all samples needs, in words; of samples of one image each, which are
+        streamed, which of the named heads cannot take them so.
 
     Raises
     ------
     UsageError
         With the bytes that are needed and those that are allowed, and what helps.
     """
-    if not manifest.images:
-        return []
     allowed, said = allowed_memory(options), []
+    if not manifest.images:
+        size = feature_bytes(extractor, manifest)
+        unable = [name for name in options.head if not find_head(name).streams and extractor.tap_layout is None]
+        if size <= allowed or not unable:
+            return []
+        return [
+            f"the features will take {byte_count(size)}, of which `max_memory_gb` allows {byte_count(allowed)}: `head` "
+            f"{' '.join(unable)} will be refused, as it needs all of them in memory. Nothing of them is lost then"
+        ]
     for name in names:
         places, bags = places_of(manifest), takes_bags(name)
         width = extractor.row_shape[0]

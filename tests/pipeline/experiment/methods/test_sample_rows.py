@@ -64,6 +64,19 @@ def test_bags_that_find_no_room_are_refused_before_anything_is_computed(probe, p
     assert "`head` mil keeps 36 samples of up to 1,000 images in memory: 176 MiB" in said
 
 
+def test_named_heads_that_cannot_stream_larger_features_are_told_before_these_are_extracted(probe):
+    one_image_each = probe.manifest
+    size = len(one_image_each) * probe.extractor.row_shape[0] * 4
+    options = HeadConfig(head=("knn", "ridge"), max_memory_gb=(size - 1) / 1e9)
+    (said,) = require_memory(probe.extractor, one_image_each, options.head, options)
+    assert "`head` knn will be refused, as it needs all of them in memory" in said
+    roomy = replace(options, max_memory_gb=(size + 1) / 1e9)
+    unnamed = replace(options, head=())
+    streaming = replace(options, head=("ridge", "logistic", "mlp"))
+    for others in (roomy, unnamed, streaming):
+        assert require_memory(probe.extractor, one_image_each, others.heads_for("single_label"), others) == []
+
+
 def test_heads_that_do_not_fit_task_or_rows_are_refused_before_anything_is_computed(probe, pairs):
     numbers = replace(probe.manifest, task=Regression())
     with pytest.raises(UsageError, match=r"`init_head` ncm is for the task single_label, not for regression; take"):
