@@ -161,7 +161,7 @@ def _train(name: HeadName, problem: FitProblem) -> tuple[HeadResult, Callable[[]
     require_classes_to_balance(problem.task, problem.labels, problem.config)
     require_smoothed_loss(name, problem.task, problem.config)
     require_learnable(problem.train, problem.val, problem.task)
-    if needs_memory(name, problem):
+    if problem.blocks is not None or needs_memory(name, of_depths=problem.taps is not None):
         require_in_memory(kind.name, problem.train)
         require_in_memory(kind.name, problem.val)
 
@@ -192,11 +192,12 @@ def _train(name: HeadName, problem: FitProblem) -> tuple[HeadResult, Callable[[]
     return result, float32_products()(fold)
 
 
-def needs_memory(name: HeadName, problem: FitProblem) -> bool:
-    """Return whether a head takes such rows in memory alone, and not as they are streamed."""
-    if problem.blocks is not None:
-        return True
-    return not find_head(name).streams and problem.taps is None  # of depths landmarks are taken, which are few
+def needs_memory(name: HeadName, *, of_depths: bool) -> bool:
+    """Return whether a head takes rows of features in memory alone, and not as they are streamed.
+
+    Of features `of_depths` landmarks are taken, which are few.
+    """
+    return not find_head(name).streams and not of_depths
 
 
 class _Validated(NamedTuple):

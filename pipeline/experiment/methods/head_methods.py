@@ -146,9 +146,9 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
     options = by_validation_alone(experiment, options)
     earlier = {name: find_finished_head(experiment, name, options) for name in names}
     data = HeadProblems(experiment, options)
-    for name in _left_out(names, data, options):
-        if earlier[name] is None:
-            del earlier[name]
+    data.of(names[0])
+    for name in _left_out([name for name, finished in earlier.items() if finished is None], data, options):
+        del earlier[name]
     if constant := one_sided_labels(experiment.task, experiment.split("train").targets):
         _LOG.warning(
             f"{experiment.label}: all training samples have, or all lack, {listed(constant)}: nothing can be learned "
@@ -167,10 +167,12 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
 
 def _left_out(names: Sequence[HeadName], data: HeadProblems, options: HeadConfig) -> list[HeadName]:
     """Return those of the heads that nobody has named which need features in memory, where these are streamed."""
-    problem = data.of(names[0]).problem
-    if options.head or not isinstance(problem.train, StreamedFeatureRows):
+    if options.head or not names:
         return []
-    left_out = [name for name in names if needs_memory(name, problem)]
+    problem = data.of(names[0]).problem
+    if not isinstance(problem.train, StreamedFeatureRows):
+        return []
+    left_out = [name for name in names if needs_memory(name, of_depths=problem.taps is not None)]
     if left_out:
         _LOG.info(
             f"note: left out, since the features are larger than `max_memory_gb` allows, and they need all of them in "

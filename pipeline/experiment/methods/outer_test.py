@@ -22,7 +22,7 @@ from pipeline.evaluation.results import Result
 from pipeline.experiment.experiment import Experiment, OuterTest
 from pipeline.experiment.methods.column_methods import run_column_methods
 from pipeline.experiment.methods.ensemble_methods import run_ensemble
-from pipeline.experiment.methods.head_methods import run_heads
+from pipeline.experiment.methods.head_methods import head_dir_name, run_heads
 from pipeline.run_layout import MANIFEST, fold_dir
 from stages.config.data import EACH_GROUP, DataConfig
 from stages.config.heads import HeadConfig, HeadName
@@ -55,6 +55,8 @@ def run_on_features(experiment: Experiment, names: Sequence[HeadName], options: 
         of_fold = replace(experiment, manifest=fold.manifest, directory=directory, fold=fold.name)
         _run(of_fold, names, options)
         directories.append(directory)
+    # with more memory than in a fold there may be room for a head that was left out there
+    names = [name for name in names if all((directory / head_dir_name(name)).is_dir() for directory in directories)]
     _LOG.info(f"seed {experiment.seed}: what is kept is trained on all samples")
     tested = partial(_tested_in, folds, directories, _protocol(experiment, folds))
     return _run(replace(experiment, outer=tested), names, options)

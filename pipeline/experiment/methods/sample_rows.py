@@ -25,6 +25,7 @@ from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import fitted_aggregate, places_of, read_bags, read_features
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, in_batches
+from stages.fitting.fit_head import needs_memory
 from stages.network.aggregate import Aggregate
 from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.base import Head
@@ -69,7 +70,8 @@ def require_memory(
     allowed, said = allowed_memory(options), []
     if not manifest.images:
         size = feature_bytes(extractor, manifest)
-        unable = [name for name in options.head if not find_head(name).streams and extractor.tap_layout is None]
+        of_depths = extractor.tap_layout is not None
+        unable = [name for name in options.head if needs_memory(name, of_depths=of_depths)]
         if size <= allowed or not unable:
             return []
         return [

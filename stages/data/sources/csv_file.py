@@ -3,8 +3,8 @@
 A sample may have several images, in several columns or rows; see ``sample_images``. What is to be predicted stands in
 the column ``label``, ``labels``, ``target`` or ``mask``, the last of which holds paths, or in those that the option
 names; what it means is found out later. Samples with the same word in the column ``group`` (the same patient, product,
-video) never come into two splits. Columns of other names go with the samples into the manifest,
-which is such a table itself.
+video) never come into two splits. Columns of other names go with the samples into the manifest, which is such a table
+itself.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def _images_of_row(
     fields: Mapping[str, str], columns: Sequence[str], saved: Mapping[str, Views], paths: TablePaths, line: str
 ) -> Views:
     """Return where the images of a row are: of a sample that a manifest keeps, those that stand in its second table."""
-    views = saved.get(fields.get("key", "").strip())
+    views = saved.get(fields.get(KEY, "").strip())
     if views is None:
         return images_of_row(fields, columns, paths, line)
     return tuple([None if view is None else paths.location(view, line) for view in views])

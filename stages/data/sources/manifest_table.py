@@ -46,12 +46,16 @@ def load_images(manifest: Path, sizes: Sequence[int]) -> list[tuple[ImageRef | N
     OSError, ValueError, IndexError
         If it is not there, or something else.
     """
-    images: list[list[ImageRef | None]] = [[None] * size for size in sizes]
     header, rows = _read(manifest)
     if header != _HEADER:
         raise ValueError(
             f"the columns of {manifest.with_suffix(_ENDING).name} are {','.join(header)}, not {','.join(_HEADER)}"
         )
+    return _images_of(rows, sizes)
+
+
+def _images_of(rows: Sequence[Sequence[str]], sizes: Sequence[int]) -> list[tuple[ImageRef | None, ...]]:
+    images: list[list[ImageRef | None]] = [[None] * size for size in sizes]
     for number, place, location, key in rows:
         images[int(number)][int(place)] = ImageRef(location, key)
     if lacking := [number for number, views in enumerate(images) if not any(views)]:
@@ -72,9 +76,10 @@ def saved_samples(table: Path) -> dict[str, Views]:
     if not table.with_suffix(_ENDING).is_file():
         return {}
     try:
-        if _read(table)[0] != _HEADER:
+        header, rows = _read(table)
+        if header != _HEADER:
             return {}
-        images = load_images(table, json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))["images"])
+        images = _images_of(rows, json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))["images"])
     except OSError as error:
         raise DataError(f"{table} has samples of several images: {error.filename}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:

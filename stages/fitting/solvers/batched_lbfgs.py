@@ -67,7 +67,7 @@ def minimize(objective: Objective, start: Tensor, *, gtol: float, ftol: float, m
     """
     result, members, points = start.clone(), torch.arange(len(start), device=start.device), start
     values, gradients = objective(points)
-    state = _State(points, values, gradients, gradients.abs().amax(dim=1) <= gtol)
+    state = _State(points, values, gradients, _are_flat(values, gradients, gtol))
     for number in range(1, most):
         if number % _CHECKED == 1:
             active = (~state.done).nonzero().squeeze(1)
@@ -81,6 +81,11 @@ def minimize(objective: Objective, start: Tensor, *, gtol: float, ftol: float, m
         state.step(*state.evaluated(objective), gtol=gtol, ftol=ftol)
     result[members] = state.points
     return result
+
+
+def _are_flat(values: Tensor, gradients: Tensor, gtol: float) -> Tensor:
+    """Return which gradients [b, p] are taken for zero, where the values are these, bool [b]."""
+    return gradients.abs().amax(dim=1) <= gtol * values.clamp(_LEAST_VALUE, 1)
 
 
 class _State:
@@ -121,8 +126,7 @@ class _State:
         # a step that had to be shortened says nothing of how much there is to gain
         still = (self.values - values <= ftol * largest) & (self.lengths == 1)
         self.shorter = torch.where(taken, 0, self.shorter + 1)
-        flat = gradients.abs().amax(dim=1) <= gtol * values.clamp(_LEAST_VALUE, 1)
-        ended = (taken & (still | flat)) | (self.shorter > _MOST_SHORTER)
+        ended = (taken & (still | _are_flat(values, gradients, gtol))) | (self.shorter > _MOST_SHORTER)
         # the least of the parabola through both values and the slope
         shortened = (-promised / (2 * (values - self.values - promised))).nan_to_num(0.1).clamp(0.1, 0.5)
         self.lengths = torch.where(taken, 1, self.lengths * shortened)

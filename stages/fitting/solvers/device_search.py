@@ -113,21 +113,27 @@ class DeviceFits:
 
         Rows that have to be read anew for each pass are gone through for all models at once.
         """
-        found: dict[int, FittedModel] = {}
         if isinstance(self.rows, CachedRows):
-            dtype = _type_for(max(len(self.labels[selection]) for selection in selections))
-            for models, numbers in self._groups(selections, dtype):
-                fits = [LinearFit(*setting, fold) for fold in range(len(numbers))]
-                states = models.fit(fits, [state] * len(fits), final=True)
-                for number, fit, end in zip(numbers, fits, states, strict=True):
-                    found[number] = _DeviceModel(models, fit, end, self.rows)
-            return [found[number] for number in range(len(selections))]
-        for number, selection in enumerate(selections):
+            return self._fitted_together(setting, selections, state)
+        found: list[FittedModel] = []
+        for selection in selections:
             dtype = _type_for(len(self.labels[selection]))
             models, fit = self._models(self.rows.at(selection), self.labels[selection], dtype), LinearFit(*setting)
             (state,) = models.fit([fit], [state], final=True)
-            found[number] = _DeviceModel(models, fit, state, self.rows)
-        return list(found.values())
+            found.append(_DeviceModel(models, fit, state, self.rows))
+        return found
+
+    def _fitted_together(
+        self, setting: Setting, selections: Sequence[Selection], state: State | None
+    ) -> list[FittedModel]:
+        dtype = _type_for(max(len(self.labels[selection]) for selection in selections))
+        found: dict[int, FittedModel] = {}
+        for models, numbers in self._groups(selections, dtype):
+            fits = [LinearFit(*setting, fold) for fold in range(len(numbers))]
+            states = models.fit(fits, [state] * len(fits), final=True)
+            for number, fit, end in zip(numbers, fits, states, strict=True):
+                found[number] = _DeviceModel(models, fit, end, self.rows)
+        return [found[number] for number in range(len(selections))]
 
     def out_of_fold(self, settings: Sequence[Setting], folds: Sequence[Fold]) -> list[NDArray[np.float32]]:
         """Return the scores of the rows that each fold leaves out."""
@@ -190,8 +196,7 @@ class DeviceFits:
         paths = self._walked([(models, [0])], [scored])
         for scaling, steps in paths.items():
             for step in steps:
-                candidate = {"C": step.c, "scaler": scaling, "score": step.score, "rows": len(part)}
-                result.candidates.append(candidate)
+                result.candidates.append({"C": step.c, "scaler": scaling, "score": step.score, "rows": len(part)})
         models, survivors = self._models(train, train_labels), surviving_scalers(grid, result.candidates)
         scores: dict[Scaling, dict[int, float]] = {scaling: {} for scaling in survivors}
         # from zero: where classes can be told apart, the weights of a part are far from the minimum, and fits end early

@@ -90,6 +90,13 @@ def test_names_of_a_file_of_before_become_those_of_today(tmp_path):
     assert values == {"version": 2, "extract_batch_size": 8, "fit_dropout": 0.1, "fit_patience": 3}
 
 
+def test_a_damaged_file_of_a_run_is_called_by_its_name(tmp_path):
+    (tmp_path / "config.toml").write_text("backbone = ")
+    with pytest.raises(UsageError) as refused:
+        write_configuration(tmp_path / "config.toml", HeadConfig())
+    assert str(refused.value).startswith(f"{tmp_path / 'config.toml'} is not TOML")
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         check_configuration(tmp_path / "none.toml")

@@ -93,3 +93,13 @@ def test_fine_tuning_in_folds_is_refused_before_anything_is_read(command, instea
     assert "--test cv trains every method once for each fold" in said
     assert instead in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_head_that_found_no_memory_in_a_fold_is_not_kept_either(experiment, monkeypatch):
+    """By default memory is half of what is free, which changes."""
+    last_fold = experiment.directory / "fold-3" / "linear-ridge"
+    monkeypatch.setattr(head_methods, "allowed_memory", lambda _: 1e9 if last_fold.exists() else 1e4)
+    options = replace(OPTIONS, head=())
+    results = run_on_features(experiment, ("ridge", "ncm", "knn"), options)
+    assert [result.name for result in results] == ["ridge", "ncm"]
+    assert not (experiment.directory / "head-knn").exists()

@@ -55,6 +55,28 @@ def test_each_problem_ends_where_scipy_ends_in_about_as_many_steps():
     assert len(problems.sizes) < 2 * max(reference.nfev for reference in alone) + 8
 
 
+class Small(Problems):
+    """The same, of values of a hundredth."""
+
+    def __call__(self, points):
+        values, gradients = super().__call__(points)
+        return values / 100, gradients / 100
+
+
+def test_gradients_are_held_against_small_values_where_a_fit_begins_and_where_it_ends():
+    gtol, zero = 1e-3, torch.zeros(len(CONDITIONS), WIDTH).double()
+    values, gradients = Small("cpu")(minimize(Small("cpu"), zero, gtol=gtol, ftol=0, most=1000))
+    assert (values > 0.1).all()
+    assert (values < 0.25).all()
+    assert (gradients.abs().amax(dim=1) <= gtol * values).all()
+    begin = minimize(Small("cpu"), zero, gtol=3 * gtol, ftol=0, most=1000)
+    largest = Small("cpu")(begin)[1].abs().amax(dim=1)
+    stays = (largest <= gtol) & (largest > gtol * values)  # what a bound of its own, and not of the value, would leave
+    assert stays.any()
+    moved = minimize(Small("cpu"), begin, gtol=gtol, ftol=0, most=1000)
+    assert (moved != begin).any(dim=1)[stays].all()
+
+
 def test_who_is_done_is_left_out_and_keeps_its_point():
     problems = Problems("cpu")
     found = minimize(problems, torch.zeros(len(CONDITIONS), WIDTH).double(), gtol=1e-6, ftol=0, most=1000)

@@ -143,6 +143,21 @@ def test_many_rows_of_a_cache_are_searched_by_as_many_as_memory_may_hold(tmp_pat
     assert loss_of(problem, found.head) == pytest.approx(loss_of(problem, expected.head), abs=1e-3)
 
 
+def test_fits_to_all_rows_begin_at_zero_and_not_at_the_weights_of_a_part(monkeypatch, pretended_cuda):
+    monkeypatch.setattr(grid_search, "SUBSAMPLE_FROM", 1000)
+    fits, original = [], device_linear.DeviceLinearModels.fit
+
+    def fit(models, settings, starts, *, final=False):
+        fits.append((len(models.rows), [start is None for start in starts]))
+        return original(models, settings, starts, final=final)
+
+    monkeypatch.setattr(device_linear.DeviceLinearModels, "fit", fit)
+    fit_logistic(replace(problem_of(count=2400), device=torch.device("cuda")))
+    on_all = [are_zero for count, are_zero in fits if count == 1800]
+    assert all(on_all[0])
+    assert not any(on_all[1])
+
+
 def test_rows_that_do_not_fit_are_sent_and_the_same_comes_out(pretended_cuda, monkeypatch):
     monkeypatch.setattr(device_linear, "_BLOCK_BYTES", 1 << 16)
     problem = problem_of(cv=3)
