@@ -4,7 +4,7 @@
 
     python benchmarks/many_rows.py                             # 50,000 x 10,000, 100 classes: half an hour
     python benchmarks/many_rows.py --heads ridge --rows 20000
-    python benchmarks/many_rows.py --rows 300000 --width 1280 --classes 10 --max-memory-gb 0.2    # streamed
+    python benchmarks/many_rows.py --rows 100000 --width 1280 --classes 10 --max-memory-gb 0.06   # streamed
 
 Rows are seeded numbers in float16, in memory as they are read from a cache: a few hidden numbers that are in all, of
 which classes follow, and noise. Each head is fitted in a process of its own with the defaults of that size: settings
