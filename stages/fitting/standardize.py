@@ -35,6 +35,11 @@ PRIOR_ROWS = 16
 NEIGHBORS = 16
 """Features on either side of one, among those that vary, of which its neighbors' variance is the median."""
 
+ALIKE, UNLIKE = 1.5, 2.0
+"""How many orders of magnitude may lie between the quartiles of variances, each against that of its neighbors: up to
+the first they are all of one layer (of ten or more images no more than 1.3 were seen), from the second on columns of a
+table, each in its own unit."""
+
 
 def moderated_std(
     variance: NDArray[np.floating], mean: NDArray[np.floating], rows: float | NDArray[np.floating]
@@ -48,7 +53,8 @@ def moderated_std(
     empirical Bayes methods for assessing differential expression in microarray experiments", Statistical Applications
     in Genetics and Molecular Biology 3:3), with the median of the neighbors in place of a prior for all. It goes with
     the rows: of 100,000 the deviations are what they are without. So few features that each is a neighbor of nearly
-    all of them are no layer but a table, whose columns have nothing in common; their deviations are taken as they are.
+    all of them are no layer but a table, whose columns have nothing in common, and so are features whose variances lie
+    orders of magnitude apart (`UNLIKE`); their deviations are taken as they are.
 
     Parameters
     ----------
@@ -63,12 +69,14 @@ def moderated_std(
     """
     variance = np.maximum(variance.astype(np.float64), 0)
     varies = variance > (NOISE * np.abs(mean)) ** 2
-    shares = np.broadcast_to(PRIOR_ROWS / (np.asarray(rows, np.float64) + PRIOR_ROWS), (*variance.shape[:-1], 1))
+    counts = np.broadcast_to(np.asarray(rows, np.float64), (*variance.shape[:-1], 1))
     scale = np.ones_like(variance)
     for place in np.ndindex(variance.shape[:-1]):
         own = variance[place][varies[place]]
         if len(own) > 2 * NEIGHBORS:
-            own += shares[place] * (_of_neighbors(own) - own)
+            around = _of_neighbors(own)
+            rows_around = PRIOR_ROWS * _likeness(own / around)
+            own += rows_around / (counts[place] + rows_around) * (around - own)
         scale[place][varies[place]] = np.sqrt(own)
     return scale
 
@@ -79,6 +87,12 @@ def _of_neighbors(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate(
         [np.median(part, axis=1) for part in np.array_split(around, len(values) // _MOMENT_NUMBERS + 1)]
     )
+
+
+def _likeness(ratios: NDArray[np.float64]) -> float:
+    """Return 1 where variances against their neighbors' are those of a layer, 0 where of columns in unlike units."""
+    lower, upper = np.log10(np.quantile(ratios, (0.25, 0.75)))
+    return float(np.interp(upper - lower, (ALIKE, UNLIKE), (1.0, 0.0)))
 
 
 @dataclass

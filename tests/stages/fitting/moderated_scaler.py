@@ -2,11 +2,15 @@
 
 import numpy as np
 from scipy.ndimage import median_filter
+from scipy.stats import iqr
 from sklearn.preprocessing import StandardScaler
 
 
 class ModeratedScaler(StandardScaler):
-    """Scikit-learn's, but that a variance counts for the rows and that of the 16 features on either side for 16."""
+    """Scikit-learn's, but that a variance counts for the rows and that of the 16 features on either side for 16.
+
+    Half of the variances have to be within two orders of magnitude, each against its neighbors', and no doubt of it.
+    """
 
     def fit(self, X, y=None, sample_weight=None):
         super().fit(X, y, sample_weight)
@@ -15,7 +19,9 @@ class ModeratedScaler(StandardScaler):
             variance, seen = self.var_[varies], len(X) if sample_weight is None else np.sum(sample_weight)
             if len(variance) > 32:
                 near = median_filter(variance, size=33, mode="mirror")
-                variance = (seen * variance + 16 * near) / (seen + 16)
+                apart = iqr(np.log10(variance / near))
+                assert not 1.5 < apart < 2
+                variance = variance if apart >= 2 else (seen * variance + 16 * near) / (seen + 16)
             self.scale_ = np.ones_like(self.var_)
             self.scale_[varies] = np.sqrt(variance)
         return self

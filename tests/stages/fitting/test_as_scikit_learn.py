@@ -36,6 +36,12 @@ def scales():
     return rows, labels
 
 
+def units():
+    """So many columns of a table that they might be a layer, each in a unit of its own."""
+    rows, labels = skewed(120, 60, 3)
+    return (rows * 10 ** np.random.default_rng(1).uniform(-3, 4, 60)).astype(np.float32), labels
+
+
 def tiny():
     rows, labels = plain()
     return rows * np.float32(1e-8), labels
@@ -79,7 +85,7 @@ def one_number():
     return rows, np.random.default_rng(1).integers(3, size=90)
 
 
-PROBLEMS = (plain, constant, scales, tiny, huge, duplicates, rare, single, many_numbers, one_number)
+PROBLEMS = (plain, constant, scales, units, tiny, huge, duplicates, rare, single, many_numbers, one_number)
 
 SCALED = [
     *((problem, "standard") for problem in PROBLEMS),

@@ -70,6 +70,34 @@ def test_columns_of_a_table_have_deviations_of_their_own(width):
     assert np.allclose(scale, StandardScaler().fit(rows).scale_, rtol=1e-4)
 
 
+def in_unlike_units(count, width=100):
+    """Return columns of a table, float32 [count, width], whose deviations are 1e-3 to 1e4, in no order."""
+    generator = np.random.default_rng(1)
+    return (generator.normal(size=(count, width)) * 10 ** generator.uniform(-3, 4, width)).astype(np.float32)
+
+
+def test_columns_in_unlike_units_have_deviations_of_their_own_however_many_they_are():
+    rows = in_unlike_units(60)
+    scale = Standardizer.fit(FeatureRows(rows, np.zeros(60))).moments[1]
+    assert np.allclose(scale, rows.std(axis=0), rtol=1e-4)
+
+
+def test_between_layer_and_table_neighbors_count_the_less_the_less_features_are_alike():
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(50, 400))
+    rows /= rows.std(axis=0)
+    logarithms = generator.uniform(-0.5, 0.5, 400)
+    pulled = []
+    for apart in (3.5, 3.9, 4.1, 4.4):  # orders of magnitude, of all; half as many between the quartiles
+        scaled = rows * 10 ** (apart / 2 * logarithms)
+        scale = Standardizer.fit(FeatureRows(scaled.astype(np.float32), np.zeros(50))).moments[1].numpy()
+        pulled.append(np.log10(scale / scaled.std(axis=0)).max())
+    assert pulled == sorted(pulled, reverse=True)
+    assert pulled[0] > 0.3
+    assert 0.01 < pulled[2] < 0.9 * pulled[0]
+    assert pulled[-1] < 1e-6
+
+
 def test_a_layer_on_standardized_rows_answers_the_same_once_it_has_taken_the_scaling_up():
     rows, labels = skewed()
     standardizer, layer = Standardizer.fit(FeatureRows(rows, labels)), nn.Linear(rows.shape[1], 3)
