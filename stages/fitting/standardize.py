@@ -139,14 +139,20 @@ class Standardizer:
         self.count += len(block)
 
     @cached_property
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean, and standard deviation to divide by, float32 [d], of all rows that were taken up."""
+    def mean_and_variance(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of all rows that were taken up, each [d]."""
         assert self.shift is not None
         assert self.total is not None
         assert self.squares is not None
         mean_of_shifted = self.total / self.count
-        mean = (self.shift + mean_of_shifted).numpy()
-        scale = moderated_std((self.squares / self.count - mean_of_shifted**2).numpy(), mean, self.count)
+        variance = self.squares / self.count - mean_of_shifted**2
+        return (self.shift + mean_of_shifted).numpy(), variance.clamp_min(0).numpy()
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean, and standard deviation to divide by, float32 [d], of all rows that were taken up."""
+        mean, variance = self.mean_and_variance
+        scale = moderated_std(variance, mean, self.count)
         return torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(scale.astype(np.float32))
 
     def transform(self, block: Tensor) -> Tensor:
@@ -221,6 +227,19 @@ class ScaledRows:
         elif scaling == "l2":
             offset = -torch.from_numpy(center).to(tensor.dtype)
         return cls(tensor, offset, scale, _inverse_lengths(tensor, offset) if scaling == "l2" else None)
+
+    @classmethod
+    def of_moments(cls, mean: Tensor, deviation: Tensor, scaling: Scaling, center: NDArray[np.float32]) -> ScaledRows:
+        """Return no rows under a scaling, float32, that `fit` finds of those with this mean and deviation, [d].
+
+        Other rows are scaled by it with `of`.
+        """
+        no_rows, taken = torch.empty(0, len(mean)), torch.from_numpy(center)
+        if scaling == "standard":
+            return cls(no_rows, (mean - taken).float(), deviation.float(), None)
+        if scaling == "l2":
+            return cls(no_rows, -taken, torch.ones(len(mean)), torch.empty(0, 1))
+        return cls(no_rows, torch.zeros(len(mean)), torch.ones(len(mean)), None)
 
     def of(self, rows: NDArray[np.floating]) -> ScaledRows:
         """Return other rows under the same scaling."""

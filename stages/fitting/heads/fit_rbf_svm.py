@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -44,6 +44,9 @@ C_RATIO = 1000
 
 FEWEST_LANDMARKS = 100
 """Rows that all others are compared with at the least, where memory has no room for more."""
+
+MAP_BYTES = 96
+"""What the roots take that make rows what Nystroem's method sees, for each pair of landmarks."""
 
 _COMPARED_UP_TO = 4000
 """Rows up to which all are compared with all before any machine is fitted."""
@@ -117,9 +120,7 @@ def compared_within(room: int, count: int, landmarks: int, *, partly_known: bool
         exact_up_to = 0
     if count <= exact_up_to:
         return exact_up_to, landmarks
-    # count * a * L + b * L**2 <= room
-    each, square = _map_bytes(count, 1) - _map_bytes(0, 1), _map_bytes(0, 1)
-    found = int((math.sqrt(each**2 + 4 * square * room) - each) / (2 * square))
+    found = landmarks_within(room, _map_bytes(count, 1) - MAP_BYTES, MAP_BYTES)
     fewest = min(landmarks, FEWEST_LANDMARKS, count)
     if found < fewest:
         raise UsageError(
@@ -130,6 +131,11 @@ def compared_within(room: int, count: int, landmarks: int, *, partly_known: bool
     return exact_up_to, min(landmarks, found)
 
 
+def landmarks_within(room: int, each: int, square: int) -> int:
+    """Return how many landmarks find room in so many bytes: each * L + square * L**2 <= room."""
+    return int((math.sqrt(each**2 + 4 * square * room) - each) / (2 * square))
+
+
 def _said(problem: FitProblem, exact_up_to: int, landmarks: int) -> dict[str, Any]:
     """Return what want of memory makes otherwise, as settings, and say it; nothing where there is enough."""
     count, wanted = len(problem.labels), problem.config.nystroem_components
@@ -137,7 +143,7 @@ def _said(problem: FitProblem, exact_up_to: int, landmarks: int) -> dict[str, An
         return {}
     takes = _kernel_bytes(count) if count <= KERNEL_UP_TO else _map_bytes(count, wanted)
     compared = "each other" if count <= KERNEL_UP_TO else f"{wanted:,} of them"
-    _say_once(
+    say_once(
         f"rbf: to compare {count:,} rows with {compared} takes {takes / 1e9:.2g} GB, more than `max_memory_gb` leaves: "
         f"they are compared with {landmarks:,} of them"
     )
@@ -145,7 +151,8 @@ def _said(problem: FitProblem, exact_up_to: int, landmarks: int) -> dict[str, An
 
 
 @cache
-def _say_once(message: str) -> None:
+def say_once(message: str) -> None:
+    """Say something of a kernel, once in a process."""
     _LOG.info(message)
 
 
@@ -163,7 +170,7 @@ def _kernel_bytes(count: int, *, partly_known: bool = False) -> int:
 
 def _map_bytes(count: int, landmarks: int) -> int:
     """Return what rows take as Nystroem's method sees them, float32, and once more, and the roots that make them so."""
-    return 8 * count * landmarks + 96 * landmarks**2
+    return 8 * count * landmarks + MAP_BYTES * landmarks**2
 
 
 @dataclass(frozen=True)
@@ -238,16 +245,32 @@ class RBFSVMFactory:
 
 
 class KernelScaler:
-    """Scaled copies of rows, and the width of the kernel: `ratio` of the common one, 1 / (d * variance of all)."""
+    """Scaled copies of rows, and the width of the kernel: `ratio` of the common one, 1 / (d * variance of all).
+
+    Parameters
+    ----------
+    center : ndarray of float32 [d]
+        What has been taken from rows.
+    fitted : ScaledRows
+    squared_length : float
+        Of scaled rows, d times the variance of all their numbers.
+    ratio : float
+    """
 
     def __init__(
-        self, center: NDArray[np.float32], scaling: Scaling, rows: NDArray[np.float32], ratio: float = 1.0
+        self, center: NDArray[np.float32], fitted: ScaledRows, squared_length: float, ratio: float = 1.0
     ) -> None:
-        self.center, self.l2 = center, scaling == "l2"
-        self.fitted = ScaledRows.fit(rows, scaling, center)
-        sample = self.fitted.sample(torch.arange(0, len(rows), max(len(rows) // KERNEL_UP_TO, 1)))
-        length = sample.shape[1] * float(sample.var(correction=0))  # squared, in the mean
-        self.gamma = ratio / max(length, _SHORTEST) if length else ratio
+        self.center, self.fitted, self.l2 = center, fitted, fitted.factor is not None
+        self.gamma = ratio / max(squared_length, _SHORTEST) if squared_length else ratio
+
+    @classmethod
+    def of_rows(
+        cls, center: NDArray[np.float32], scaling: Scaling, rows: NDArray[np.float32], ratio: float = 1.0
+    ) -> KernelScaler:
+        """Return what scales as these rows tell, less the center, all of which or some tell the width."""
+        fitted = ScaledRows.fit(rows, scaling, center)
+        sample = fitted.sample(torch.arange(0, len(rows), max(len(rows) // KERNEL_UP_TO, 1)))
+        return cls(center, fitted, sample.shape[1] * float(sample.var(correction=0)), ratio)
 
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return rows as the machine sees them, float32 [n, d]."""
@@ -268,6 +291,14 @@ class KernelScaler:
         return head
 
 
+class SomeRows(Protocol):
+    """Rows of which some are taken by their places."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, places: NDArray[np.int64]) -> NDArray[np.float32]: ...
+
+
 class NystroemMap:
     """What Nystroem's method (Williams & Seeger 2001) makes of rows, whose products are near the RBF kernel.
 
@@ -277,7 +308,7 @@ class NystroemMap:
     Parameters
     ----------
     scaler : KernelScaler
-    rows : ndarray of float32 [n, d]
+    rows : ndarray of float32 [n, d], or what returns some of them as that would
         Of which the landmarks are drawn.
     seed : int
     landmarks : int
@@ -291,7 +322,7 @@ class NystroemMap:
     def __init__(
         self,
         scaler: KernelScaler,
-        rows: NDArray[np.float32],
+        rows: SomeRows,
         seed: int,
         landmarks: int,
         root_of: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
@@ -345,7 +376,7 @@ class ExactRBFSVM:
     ) -> None:
         self.factory = factory
         self.state: Any = None  # a machine has nothing to begin from
-        self.scaler = KernelScaler(factory.center, scaling, rows)
+        self.scaler = KernelScaler.of_rows(factory.center, scaling, rows)
         self.rows, self.labels = self.scaler(rows), labels
         known = places is not None and scaling == "none" and factory.distances is not None
         self._places = places if known else None
@@ -409,7 +440,7 @@ class NystroemModel:
     def __init__(
         self, factory: RBFSVMFactory, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[Any]
     ) -> None:
-        scaler = KernelScaler(factory.center, scaling, rows)
+        scaler = KernelScaler.of_rows(factory.center, scaling, rows)
         self.map = NystroemMap(scaler, rows, factory.seed, factory.landmarks, device=factory.device)
         mapped = self.map(rows)
         center = np.zeros(mapped.shape[1], np.float32)

@@ -140,7 +140,8 @@ for refused in (lambda: HeadConfig(head=("lowrnk",)), lambda: require_in_memory(
         assert f"LABEL {label}" in output
     assert re.search(r"ERROR `head` lowrnk: .*Did you mean 'lowrank'", output)
     assert re.search(
-        r"ERROR `head` lda needs all .*streams them: logistic, ncm, ridge, sgd, svm, .*linear, lowrank, mlp", output
+        r"ERROR `head` lda needs all .*streams them: kernel_ridge, logistic, ncm, ridge, sgd, svm, .*linear, lowrank, mlp",
+        output,
     )
 
 

@@ -79,6 +79,25 @@ def test_a_closed_head_is_the_same_streamed(splits, name):
     assert torch.allclose(streamed.module.output.weight, local.module.output.weight, atol=1e-5)
 
 
+@pytest.mark.parametrize("scaler", ["none", "standard", "l2"])
+def test_a_kernel_is_the_same_streamed(splits, scaler):
+    options = replace(OPTIONS, scalers=(scaler,), nystroem_components=150)
+    local, streamed = (
+        train_head("kernel_ridge", fit_problem(*splits[where][:2], classes=10, options=options))
+        for where in ("memory", "two caches")
+    )
+    temperatures = [trained.settings.pop("temperature") for trained in (streamed, local)]
+    assert temperatures[0] == pytest.approx(temperatures[1], rel=1e-4)
+    assert streamed.settings == local.settings
+    assert [each["score"] for each in streamed.selection] == [each["score"] for each in local.selection]
+    for module in ("module", "module_train_only"):
+        said = [
+            head_probabilities(getattr(trained, module), splits["memory"][2], TEN_CLASSES)
+            for trained in (local, streamed)
+        ]
+        np.testing.assert_allclose(*said, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["sgd", "linear", "mlp", "cosine", "concat"])
 def test_a_head_that_goes_over_the_rows_is_as_accurate_streamed(splits, name):
     test = splits["memory"][2]
@@ -94,7 +113,7 @@ def test_a_head_that_goes_over_the_rows_is_as_accurate_streamed(splits, name):
 
 @pytest.mark.parametrize("name", ["rbf", "knn"])
 def test_a_head_that_needs_all_rows_says_which_do_not(splits, name):
-    with pytest.raises(UsageError, match="streams them: logistic, ncm, ridge, sgd, svm, attention"):
+    with pytest.raises(UsageError, match="streams them: kernel_ridge, logistic, ncm, ridge, sgd, svm, attention"):
         train_head(name, fit_problem(*splits["one cache"][:2], classes=10, options=OPTIONS))
 
 

@@ -1,5 +1,7 @@
 """Kernel ridge against scikit-learn's, with the kernel centered as an intercept does it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,13 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import KernelCenterer
 
+from cache.errors import UsageError
 from stages.config.heads import HeadConfig
 from stages.fitting.heads import kernel_ridge
 from stages.fitting.heads.kernel_ridge import fit_kernel_ridge
 from tests.stages.fitting.labels_and_numbers import labelled, numbered, problem_of
 from tests.stages.fitting.moderated_scaler import ModeratedScaler
+from tests.stages.fitting.stored_rows import streamed
 
 
 def reference(rows, targets, *, alpha, gamma):
@@ -60,3 +64,26 @@ def test_rows_of_one_number_whose_kernel_is_singular_but_for_rounding_are_fitted
     fitted = fit_kernel_ridge(problem_of(rows, numbers, options=HeadConfig(c_values=(1e-2, 1.0))))
     outputs = fitted.head(torch.from_numpy(rows)).detach().numpy()
     assert np.abs(outputs - numbers).max() < 0.02
+
+
+def test_streamed_rows_are_compared_with_as_many_of_them_as_find_room(tmp_path, caplog):
+    """12 bytes a number of a landmark and 144 a pair of them, in half of what rows may take."""
+    generator = np.random.default_rng(0)
+    rows = generator.uniform(-2, 2, size=(500, 2)).astype(np.float32)
+    numbers = np.sin(2 * rows[:, :1]).astype(np.float64)
+    options = HeadConfig(c_values=(1e-3, 1e-2, 0.1), scalers=("standard",))
+
+    def fitted(memory):
+        problem = problem_of(rows, numbers, options=options)
+        parts = streamed(tmp_path / f"{memory}", (problem.train, problem.val), memory)
+        return fit_kernel_ridge(replace(problem, train=parts[0], val=parts[1]))
+
+    with caplog.at_level("INFO", logger="cutonce"):
+        found = fitted(2 * (12 * 2 * 120 + 144 * 120**2))
+    assert found.settings["landmarks"] == len(found.head.support) == 120
+    assert "kernel_ridge: rows are compared with 120 of them, not 2,000" in caplog.text
+    outputs = found.head(torch.from_numpy(rows)).detach().numpy()
+    assert 1 - ((outputs - numbers) ** 2).mean() / numbers.var() > 0.99
+    assert "landmarks" not in fitted(1 << 30).settings
+    with pytest.raises(UsageError, match=r"at least 100 of them, .*`max_memory_gb` 0.0028 has no room: allow 0.0029"):
+        fitted(2 * (12 * 2 * 99 + 144 * 99**2))
