@@ -1,5 +1,6 @@
 """Several processes, killed or not, fill one cache: nothing twice, nothing lost, every bit as from one process."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -15,10 +16,11 @@ from cache import key_of_bytes
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.data.manifest import load_manifest
-from stages.extraction.extract import extract
+from stages.extraction.extract import _POLL_SECONDS, extract
 from stages.extraction.extractor import build_extractor
 from stages.extraction.read_features import read_features
-from stages.extraction.work_queue import content_defined_blocks, missing_rows
+from stages.extraction.work_queue import LeasedBlocks, content_defined_blocks, missing_rows
+from stages.runtime.progress import json_log
 from tests.photographs import make_folder
 
 IMAGES = 360
@@ -92,6 +94,38 @@ def test_processes_at_once_share_the_work_and_do_nothing_twice(manifest, feature
     assert np.array_equal(read_features(extractor, manifest), undisturbed)
     assert not extractor.taps[0].cache.verify()
     assert not list((extractor.taps[0].cache.path / "claims").iterdir())
+
+
+def hold_and_fill_slowly(extractor, manifest, rows, holding):
+    """Take all images, write rows of every third one, then of another third, and at last of the rest."""
+    locations, keys = manifest.distinct_images
+    blocks = content_defined_blocks(keys)
+    places = dict(zip(manifest.keys, range(len(rows)), strict=True))
+    with LeasedBlocks(extractor, keys, locations) as work, extractor.taps[0].cache.writer() as writer:
+        assert len(list(work.requests(blocks, []))) == IMAGES
+        for third in range(3):
+            part = keys[third::3]
+            writer.append(part, rows[[places[key] for key in part]])
+            writer.flush()
+            holding.set()
+            time.sleep(3 * _POLL_SECONDS)
+
+
+def test_what_others_do_counts_as_done_once_however_often_it_is_looked_for(manifest, features, undisturbed, tmp_path):
+    extractor, forked = build_extractor(features), multiprocessing.get_context("fork")
+    holding = forked.Event()
+    other = forked.Process(target=hold_and_fill_slowly, args=(extractor, manifest, undisturbed, holding))
+    other.start()
+    assert holding.wait(60)
+    with json_log(tmp_path / "events.jsonl"):
+        report = extract(extractor, manifest)
+    other.join()
+    assert other.exitcode == 0
+    assert report.extracted == 0
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    told = [event["done"] for event in events if event.get("what") == "extract"]
+    assert {event["total"] for event in events if event.get("what") == "extract"} == {2 * IMAGES // 3}
+    assert told[-1] == 2 * IMAGES // 3
 
 
 def test_killed_again_and_again_it_ends_with_the_same_bits(manifest, features, undisturbed):
