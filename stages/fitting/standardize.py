@@ -37,8 +37,8 @@ NEIGHBORS = 16
 
 ALIKE, UNLIKE = 1.5, 2.0
 """How many orders of magnitude may lie between the quartiles of variances, each against that of its neighbors: up to
-the first they are all of one layer (of ten or more images no more than 1.3 were seen), from the second on columns of a
-table, each in its own unit."""
+the first they are all of one layer (of ten or more images, in trained networks, no more than 1.3 were seen), from the
+second on columns of a table, each in its own unit."""
 
 
 def moderated_std(
