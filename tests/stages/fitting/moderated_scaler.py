@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 class ModeratedScaler(StandardScaler):
     """Scikit-learn's, but that a variance counts for the rows and that of the 16 features on either side for 16.
 
-    Half of the variances have to be within two orders of magnitude, each against its neighbors', and no doubt of it.
+    Half of the variances have to be within four orders of magnitude, each against its neighbors', and no doubt of it.
     """
 
     def fit(self, X, y=None, sample_weight=None):
@@ -20,8 +20,8 @@ class ModeratedScaler(StandardScaler):
             if len(variance) > 32:
                 near = median_filter(variance, size=33, mode="mirror")
                 apart = iqr(np.log10(variance / near))
-                assert not 1.5 < apart < 2
-                variance = variance if apart >= 2 else (seen * variance + 16 * near) / (seen + 16)
+                assert not 3 < apart < 4
+                variance = variance if apart >= 4 else (seen * variance + 16 * near) / (seen + 16)
             self.scale_ = np.ones_like(self.var_)
             self.scale_[varies] = np.sqrt(variance)
         return self

@@ -88,7 +88,7 @@ def test_between_layer_and_table_neighbors_count_the_less_the_less_features_are_
     rows /= rows.std(axis=0)
     logarithms = generator.uniform(-0.5, 0.5, 400)
     pulled = []
-    for apart in (3.5, 3.9, 4.1, 4.4):  # orders of magnitude, of all; half as many between the quartiles
+    for apart in (7.8, 8.0, 8.3, 8.8):  # orders of magnitude, of all; half as many between the quartiles
         scaled = rows * 10 ** (apart / 2 * logarithms)
         scale = Standardizer.fit(FeatureRows(scaled.astype(np.float32), np.zeros(50))).moments[1].numpy()
         pulled.append(np.log10(scale / scaled.std(axis=0)).max())
