@@ -138,7 +138,7 @@ def extract(
             work = stack.enter_context(LeasedBlocks(extractor, wanted, locations, manifest.keyed_ns))
             writers = CacheWriters(extractor, stack, shard_bytes, shard_seconds, index=rank.world_size == 1)
             bar = stack.enter_context(progress(label="extract", total=lacking, unit="images"))
-            _extract_until_complete(work, writers, meter, blocks, bar, lacking)
+            _extract_until_complete(work, writers, meter, blocks, bar)
             changed = work.changed
     rank.barrier()
     if changed:
@@ -316,19 +316,18 @@ def _pending_blocks(extractor: Extractor, keys: Sequence[str], rank: Rank) -> tu
 
 
 def _extract_until_complete(
-    work: LeasedBlocks, writers: CacheWriters, meter: StageTimer, blocks: Sequence[range], bar: Progress, images: int
+    work: LeasedBlocks, writers: CacheWriters, meter: StageTimer, blocks: Sequence[range], bar: Progress
 ) -> None:
-    """Do the blocks that are free, until those of other processes are done too, or their processes dead.
-
-    So many images were lacking at the start; what others have done of them counts as done.
-    """
+    """Do the blocks that are free, until those of other processes are done too, or their processes dead."""
+    assert bar.total is not None
     while blocks:
         rest: list[range] = []
         _extract_blocks(work, writers, meter, work.requests(blocks, rest), bar)
         writers.flush()
         work.release(writers.on_disk)
         lacking, _ = missing_keys(work.extractor, [key for block in rest for key in work.keys_of(block)])
-        bar.update(max(images - len(lacking) - bar.done, 0))
+        # what others have done of all that was lacking counts as done
+        bar.update(max(bar.total - len(lacking) - bar.done, 0))
         blocks = [block for block in rest if not lacking.isdisjoint(work.keys_of(block))]
         if blocks:
             time.sleep(_POLL_SECONDS)

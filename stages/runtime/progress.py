@@ -179,13 +179,15 @@ class Progress(AbstractContextManager["Progress"]):
     ----------
     done, skipped : int
         Units that are done, and those among them that came to nothing.
+    total : int or None
+        Units that there are, as far as it is known.
     """
 
     def __init__(self, iterable: Iterable[Any] | None, label: str, total: int | None, unit: str) -> None:
         if total is None and hasattr(iterable, "__len__"):
             total = len(iterable)  # type: ignore[arg-type]  # it has been asked
         self.done = self.skipped = 0
-        self._iterable, self._label, self._total, self._unit = iterable, label, total, unit
+        self._iterable, self._label, self.total, self._unit = iterable, label, total, unit
         self._telling = _TELLING.get() or _Telling()
         self._remark = ""
         self._started = self._marked = time.monotonic()
@@ -237,11 +239,11 @@ class Progress(AbstractContextManager["Progress"]):
 
     def _seconds_left(self, now: float) -> float | None:
         rate = self._rate(now)
-        return None if self._total is None or not rate else max(self._total - self.done, 0) / rate
+        return None if self.total is None or not rate else max(self.total - self.done, 0) / rate
 
     def _line(self, now: float) -> str:
         rate, left = self._rate(now), self._seconds_left(now)
-        counted = f"{self.done:,}" if self._total is None else f"{self.done:,} of {self._total:,}"
+        counted = f"{self.done:,}" if self.total is None else f"{self.done:,} of {self.total:,}"
         rank = _rank()
         parts = [
             f"{counted} {self._unit}",
@@ -260,7 +262,7 @@ class Progress(AbstractContextManager["Progress"]):
             "progress",
             what=self._label,
             done=self.done,
-            total=self._total,
+            total=self.total,
             unit=self._unit,
             seconds=round(now - self._started, 3),
             per_second=round(self._rate(now), 3),
