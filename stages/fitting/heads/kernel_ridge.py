@@ -13,23 +13,15 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from torch.nn import functional
 
-from cache.errors import UsageError
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, StreamedFeatureRows, concat
-from stages.fitting.heads.fit_rbf_svm import (
-    C_RATIO,
-    FEWEST_LANDMARKS,
-    MAP_BYTES,
-    KernelScaler,
-    NystroemMap,
-    landmarks_within,
-    say_once,
-)
+from stages.fitting.heads.fit_rbf_svm import C_RATIO
 from stages.fitting.heads.ridge import RidgeChoice, RidgeFits, RidgeVariant, choose_penalty, fold_ridge
 from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import logits
 from stages.fitting.solvers.mapped_rows import MappedRows
+from stages.fitting.solvers.nystroem import MAP_BYTES, KernelScaler, NystroemMap, landmarks_within, say_once
 from stages.fitting.standardize import ScaledRows, Scaling, Standardizer
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
@@ -100,28 +92,16 @@ def _landmarks(problem: FitProblem) -> tuple[int, dict[str, Any]]:
     """Return how many rows all others are compared with, and, where memory allows fewer than asked for, settings.
 
     Of streamed rows there are as many as find room, with what makes of a row what the linear model sees, and with its
-    sums, in half of what rows may take.
-
-    Raises
-    ------
-    UsageError
-        If that is next to none.
+    sums, in half of what rows may take; that is said. Whether few of them are enough, the score tells.
     """
     wanted = problem.config.nystroem_components
     if not isinstance(problem.train, StreamedFeatureRows):
         return wanted, {}
     (numbers,) = problem.train.row_shape
-    each, square = _LANDMARK_BYTES * numbers, MAP_BYTES + _SUMS_BYTES
-    found = landmarks_within(problem.train.memory_bytes // 2, each, square)
+    room = problem.train.memory_bytes // 2
+    found = max(landmarks_within(room, _LANDMARK_BYTES * numbers, MAP_BYTES + _SUMS_BYTES), 1)
     if found >= min(wanted, len(problem.labels)):
         return wanted, {}
-    fewest = min(wanted, FEWEST_LANDMARKS)
-    if found < fewest:
-        takes = 2 * (each * fewest + square * fewest**2)
-        raise UsageError(
-            f"`head` kernel_ridge compares rows with at least {fewest} of them, for which `max_memory_gb` "
-            f"{problem.train.memory_bytes / 1e9:.2g} has no room: allow {takes / 1e9:.2g}, or take a linear head"
-        )
     say_once(
         f"kernel_ridge: rows are compared with {found:,} of them, not {wanted:,}, for which `max_memory_gb` has no room"
     )

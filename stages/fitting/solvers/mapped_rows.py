@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.fitting.feature_rows import StreamedFeatureRows
+from stages.fitting.feature_rows import Block, StreamedFeatureRows
 
 _READ_SHARE = 8
 """What a block takes, as it is read and as what is made of it, is one in so many of the bytes that rows may take."""
@@ -42,7 +42,7 @@ class MappedRows(StreamedFeatureRows):
 
     @property
     def row_bytes(self) -> int:
-        """What what is made of a row takes."""
+        """Bytes of what is made of a row."""
         return np.dtype(np.float32).itemsize * self.width
 
     @property
@@ -56,6 +56,11 @@ class MappedRows(StreamedFeatureRows):
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return what is made of some rows, float32 [b, width]."""
         return self.function(super().read(indices).astype(np.float32))
+
+    def shuffled(self, batch_rows: int, seed: int) -> Iterator[Block]:
+        """Yield what is made of all rows in an order made of `seed`, as rows are shuffled."""
+        for indices, rows in super().shuffled(batch_rows, seed):
+            yield indices, self.function(rows.astype(np.float32))
 
     def __add__(self, other: StreamedFeatureRows) -> MappedRows:
         """Return what is made of the rows of both, those of `other` last."""

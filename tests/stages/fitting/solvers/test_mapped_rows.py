@@ -45,3 +45,13 @@ def test_what_is_read_at_a_time_and_what_is_made_of_it_is_an_eighth_of_what_rows
     rows = MappedRows.of(streamed(tmp_path, parts, memory)[0], wide, 200)
     assert sum(len(block) for _, block in rows.blocks()) == 300
     assert 1 < max(seen) <= memory // 8 // (40 * (2 + 4) + 200 * 4)
+
+
+def test_shuffled_rows_are_what_is_made_of_them_too(parts, tmp_path):
+    (rows, _), features = streamed(tmp_path, parts), parts[0].features.astype(np.float32)
+    seen = []
+    for indices, block in MappedRows.of(rows, sums_and_signs, 3).shuffled(50, seed=1):
+        assert np.array_equal(block, sums_and_signs(features[indices]))
+        seen += indices.tolist()
+    assert sorted(seen) == list(range(300))
+    assert seen != sorted(seen)
