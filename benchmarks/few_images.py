@@ -8,7 +8,8 @@
 
 Of some images, drawn several times from those that are no test images, each head is trained and folded as `train` does
 it; the draws are the same for all. 0 rows for the neighbors is the plain standard deviation, as in scikit-learn. The
-number that is built in (16) was chosen by such tables.
+number that is built in (16) was chosen by such tables. `apart` is how many orders of magnitude lie between the
+quartiles of variances, each against its neighbors', at most of the draws: up to 3 features are taken for a layer.
 """
 
 from __future__ import annotations
@@ -96,11 +97,20 @@ def cell(values: NDArray[np.float64], plain: NDArray[np.float64]) -> str:
     return f"{accuracy:.1f} / {loss:.2f} ({difference.mean():+.1f}{error})"
 
 
+def orders_apart(problem: FitProblem) -> float:
+    """Return how far the variances of features lie from those of their neighbors, as `standardize` looks at it."""
+    rows = problem.train + problem.val
+    assert isinstance(rows, FeatureRows)
+    features = rows.features.astype(np.float64)
+    return standardize.orders_apart(features.var(axis=0), features.mean(axis=0))
+
+
 def rows_of(problem: FitProblem, options: argparse.Namespace) -> list[list[str]]:
     """Return the rows of the table of a set."""
     built_in, rows = standardize.PRIOR_ROWS, []
     for size in (size for size in options.images if size <= len(problem.labels)):
         some = [drawn(problem, size, number) for number in range(options.draws)]
+        apart = max(orders_apart(part) for part in some)
         for head in options.heads:
             values = []
             try:
@@ -108,7 +118,7 @@ def rows_of(problem: FitProblem, options: argparse.Namespace) -> list[list[str]]
                     values.append(np.array([scored(head, replace(part, shared={})) for part in some]))
             finally:
                 standardize.PRIOR_ROWS = built_in
-            rows.append([f"{size}", head, *(cell(value, values[0]) for value in values)])
+            rows.append([f"{size}", head, *(cell(value, values[0]) for value in values), f"{apart:.1f}"])
     return rows
 
 
@@ -136,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
         for data in options.data or [str(draw(Path(folder, "drawn")))]:
             rows = rows_of(problem_of(data, features, Path(folder)), options)
             echo("", f"{data}: accuracy out of folds, % / log loss, by the rows that neighbors count for", "")
-            echo(table(["images", "head", *(f"{number:g}" for number in options.prior_rows)], rows, 2))
+            echo(table(["images", "head", *(f"{number:g}" for number in options.prior_rows), "apart"], rows, 2))
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ NEIGHBORS = 16
 
 ALIKE, UNLIKE = 3.0, 4.0
 """How many orders of magnitude may lie between the quartiles of variances, each against that of its neighbors: up to
-the first they are all of one layer (in trained networks no more than 2.0 were seen of photographs, and 2.3 of noise, of
-which most features are off), from the second on columns of a table, each in its own unit."""
+the first they are all of one layer (`benchmarks/few_images.py` prints it of layers), from the second on columns of a
+table, each in its own unit."""
 
 
 def moderated_std(
@@ -75,7 +75,8 @@ def moderated_std(
         own = variance[place][varies[place]]
         if len(own) > 2 * NEIGHBORS:
             around = _of_neighbors(own)
-            rows_around = PRIOR_ROWS * _likeness(own / around)
+            # all of them where the features are a layer, none where they are columns in unlike units
+            rows_around = PRIOR_ROWS * np.interp(_orders(own / around), (ALIKE, UNLIKE), (1.0, 0.0))
             own += rows_around / (counts[place] + rows_around) * (around - own)
         scale[place][varies[place]] = np.sqrt(own)
     return scale
@@ -89,10 +90,18 @@ def _of_neighbors(values: NDArray[np.float64]) -> NDArray[np.float64]:
     )
 
 
-def _likeness(ratios: NDArray[np.float64]) -> float:
-    """Return 1 where variances against their neighbors' are those of a layer, 0 where of columns in unlike units."""
+def orders_apart(variance: NDArray[np.floating], mean: NDArray[np.floating]) -> float:
+    """Return how many orders of magnitude lie between the quartiles of variances [d], each against its neighbors'.
+
+    Features that do not vary do not count; `ALIKE` and `UNLIKE` say what is expected of a layer and of a table.
+    """
+    own = variance.astype(np.float64)[variance > (NOISE * np.abs(mean)) ** 2]
+    return _orders(own / _of_neighbors(own))
+
+
+def _orders(ratios: NDArray[np.float64]) -> float:
     lower, upper = np.log10(np.quantile(ratios, (0.25, 0.75)))
-    return float(np.interp(upper - lower, (ALIKE, UNLIKE), (1.0, 0.0)))
+    return float(upper - lower)
 
 
 @dataclass

@@ -10,4 +10,5 @@ def test_heads_stand_in_a_table_with_and_without_what_their_neighbors_say(capsys
     assert row[:2] == ["30", "ridge"]
     assert min(accuracies) > 80  # of two classes that differ in color
     assert row[4] != row[7]  # the log losses: what is measured makes a difference
+    assert 0 < float(row[-1]) < standardize.ALIKE  # of noise, which has most features off
     assert built_in == standardize.PRIOR_ROWS
