@@ -24,7 +24,7 @@ from stages.config.pixel_values import COLORS, parse_channels
 from stages.data.augment.policy import MIRRORED, Augmentation, augmentation, mirror_view
 from stages.data.image_stream import ImageRequest, RequestedViews
 from stages.data.images.codecs import torchcodec_decoders
-from stages.data.images.gpu_jpeg import say_once, why_no_gpu_decoder
+from stages.data.images.gpu_jpeg import why_no_gpu_decoder
 from stages.data.images.preprocessing import stack_pixels
 from stages.data.images.reading import CROPPED, GPU_DECODER, SEEN_WARNED, Reading, needs_survey, reading_of
 from stages.extraction.engine import Compute, ComputedBatch, get_engine
@@ -53,6 +53,7 @@ from stages.runtime.device import (
 )
 from stages.runtime.fresh_settings import usable_anywhere
 from stages.runtime.memory import is_out_of_memory
+from stages.runtime.said_once import say_once
 from stages.runtime.seeding import seed_from
 from stages.runtime.threads import usable_cores
 

@@ -17,6 +17,7 @@ from stages.data.images.codecs import INSTALL, first_line, torchcodec_decoders
 from stages.data.images.jpeg_structure import JpegSize
 from stages.runtime.device import RECORDING, is_lost
 from stages.runtime.memory import free_cached, is_out_of_memory
+from stages.runtime.said_once import say_once
 
 _LOG = logging.getLogger("cutonce")
 
@@ -55,12 +56,6 @@ def why_no_gpu_decoder(device: torch.device) -> str:
             "https://github.com/meta-pytorch/torchcodec says how to install the one for CUDA"
         )
     return ""
-
-
-@cache
-def say_once(message: str) -> None:
-    """Say something of how images are decoded, once in a process."""
-    _LOG.info(message)
 
 
 def decode_jpegs(encoded: Sequence[Tensor], sizes: Sequence[JpegSize], device: torch.device) -> list[Tensor | None]:

@@ -26,12 +26,12 @@ from stages.fitting.solvers.nystroem import (
     KernelScaler,
     NystroemMap,
     landmarks_within,
-    say_once,
 )
 from stages.fitting.standardize import Scaling
 from stages.network.heads.rbf import RBFHead
 from stages.runtime.device import free_memory, product_device
 from stages.runtime.products import squared_distances
+from stages.runtime.said_once import say_once
 from stages.tasks.base import Task
 from stages.tasks.temperature import ABSENT_CLASS_SCORE
 

@@ -21,11 +21,12 @@ from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import logits
 from stages.fitting.solvers.mapped_rows import MappedRows
-from stages.fitting.solvers.nystroem import MAP_BYTES, KernelScaler, NystroemMap, landmarks_within, say_once
+from stages.fitting.solvers.nystroem import MAP_BYTES, KernelScaler, NystroemMap, landmarks_within
 from stages.fitting.standardize import ScaledRows, Scaling, Standardizer
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
 from stages.runtime.device import product_device
+from stages.runtime.said_once import say_once
 
 GAMMA_RATIOS = (0.25, 1.0, 4.0)
 """Values of gamma that are tried, against 1 / (d * variance)."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
-from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +18,6 @@ from stages.network.heads.rbf import RBFHead
 from stages.runtime.products import product, squared_distances
 
 _CPU = torch.device("cpu")
-
-_LOG = logging.getLogger("cutonce")
 
 KERNEL_UP_TO = 10_000
 """Rows up to which every row is compared with every other: the time grows with their square."""
@@ -38,12 +34,6 @@ _SHORTEST = 1e-30
 def landmarks_within(room: int, each: int, square: int) -> int:
     """Return how many landmarks find room in so many bytes: each * L + square * L**2 <= room."""
     return int((math.sqrt(each**2 + 4 * square * room) - each) / (2 * square))
-
-
-@cache
-def say_once(message: str) -> None:
-    """Say something of a kernel, once in a process."""
-    _LOG.info(message)
 
 
 class KernelScaler:
