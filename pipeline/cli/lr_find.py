@@ -42,7 +42,7 @@ def lr_find(
     from pipeline.cli.opened_page import open_in_browser
     from pipeline.cli.output import echo
     from pipeline.experiment.experiment import Experiment
-    from pipeline.experiment.methods.finetune_methods import format_lr_suggestion, run_lr_finder
+    from pipeline.experiment.methods.finetune_methods import format_lr_suggestion, run_lr_finder, with_rates
     from pipeline.experiment.methods.head_methods import require_heads
     from pipeline.experiment.setup.run_setup import init_seed, resolve_features, take_features
     from pipeline.options.command_line import invocation
@@ -59,24 +59,26 @@ def lr_find(
     extractor = take_features(extractor, manifest, out, say=True, one_view=True)
     require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), head, option="init_head")
     require_trainable(extractor, finetune, manifest, balanced=head.class_weights == "balanced")
-    tests = run_lr_finder(
-        Experiment(extractor, manifest, data.seeds[0], directory, data=data), finetune, head, each_block=each_block
-    )
+    experiment = Experiment(extractor, manifest, data.seeds[0], directory, data=data)
+    tests = run_lr_finder(experiment, finetune, head, each_block=each_block)
     suggestions = [
         f"{f'{test.block}: ' if test.block else ''}{format_lr_suggestion(test, 'unfreeze other layers')}"
         for test in tests
     ]
     rates = {
-        "head_lr" if test.block == HEAD else "lr": f"{test.suggestion:.1e}"
+        "head_lr" if test.block == HEAD else "lr": float(f"{test.suggestion:.1e}")
         for test in reversed(tests)
         if test.suggestion is not None
     }
+    changed = {name: f"{rate:.1e}" for name, rate in rates.items()}
+    name = with_rates(experiment, finetune, head, rates).name
+    changed |= {} if name is None else {"name": name}
     report = LRFinderReport(
         tests,
         suggestions,
         data.data,
         f"{extractor.backbone.name}, {finetune.unfreeze} unfrozen",
-        invocation("finetune", data, features, head, finetune, **rates, out=out) if rates else "",
+        invocation("finetune", data, features, head, finetune, **changed, out=out) if rates else "",
         list(dict.fromkeys([*manifest.notes, *extractor.notes])),
         provenance(manifest.digest),
     )

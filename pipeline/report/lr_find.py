@@ -65,7 +65,7 @@ class LRFinderReport:
         """Of each test: the block, the suggested rate, that of the lowest loss, and its steps."""
         return [
             (
-                test.block or "all blocks",
+                test.block or "all that trains",
                 "none" if test.suggestion is None else f"{test.suggestion:.1e}",
                 f"{test.rates[test.lowest]:.1e}",
                 len(test.rates),

@@ -127,6 +127,18 @@ def require_same_finetunings(experiment: Experiment, options: FinetuneConfig, he
         require_same_settings(method_dir, made_with, _SHAPING, _OTHER_NAME)
 
 
+def with_rates(
+    experiment: Experiment, options: FinetuneConfig, head: HeadConfig, rates: dict[str, float]
+) -> FinetuneConfig:
+    """Return a fine-tuning with other learning rates, by option, under a name that tells them if its own is taken."""
+    changed = replace(options, lr=rates.get("lr", options.lr), head_lr=rates.get("head_lr", options.head_lr))
+    try:
+        require_same_finetunings(experiment, changed, head)
+    except UsageError:
+        return replace(changed, name="-".join([name_of(options), "lr", *(f"{rate:.1e}" for rate in rates.values())]))
+    return changed
+
+
 def _require_names_of_their_own(options: FinetuneConfig) -> None:
     folders = [f"{transfer_method(config)}-{name_of(config)}" for config in _trainings(options)]
     for name, folder in zip(options.baselines, folders[1:], strict=True):
@@ -232,7 +244,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
 
     for range_test in tuned.range_tests:
         suggestion = format_lr_suggestion(range_test, "the rate stays as it was given")
-        _say(rank, f"  range test of {range_test.block or 'all blocks'}: {suggestion}")
+        _say(rank, f"  range test of {range_test.block or 'all that trains'}: {suggestion}")
 
     def tested() -> Result:
         predictions, validation, testing = _predict(experiment, tuned.upper, options)

@@ -53,6 +53,9 @@ _NO_MEMBERS = {
     "mixture": "it is a mixture itself: name its members",
 }
 
+_ASKED = "members"
+"""Option under which a mixture that was asked for by a command of its own has the names that it was given."""
+
 _PARTS = 5
 """Parts of the validation split, of each of which the weights are chosen on the others."""
 
@@ -110,7 +113,8 @@ def run_mixture(experiment: Experiment, options: HeadConfig) -> list[Result]:
     """Make the mean of the heads and the fine-tuned networks that a run has under a seed, and test it.
 
     Nothing is trained, and no image is opened. One that was made of the same members is found; it is made anew where
-    there is another. There is none where nothing was fine-tuned, or for a task whose predictions have no mean.
+    there is another. There is none where nothing was fine-tuned, or for a task whose predictions have no mean. One that
+    `make_mixtures` was asked for stays the mean that it was asked to be: of the runs, or of the names, that were given.
 
     Parameters
     ----------
@@ -125,6 +129,9 @@ def run_mixture(experiment: Experiment, options: HeadConfig) -> list[Result]:
     """
     if options.ensemble == "none":
         return []
+    asked = _asked_for(experiment.directory / "-".join(TUNED))
+    if asked is not None:
+        return _as_asked(experiment, asked)
     models = [path.parent for path in sorted(experiment.directory.glob(f"*/{MODEL_CARD}"))]
     cards = {path: read_recipe(path) for path in models}
     methods = {path: card.method for path, card in cards.items() if card is not None}
@@ -142,6 +149,36 @@ def run_mixture(experiment: Experiment, options: HeadConfig) -> list[Result]:
     if options.ensemble is not None:
         _LOG.info(f"note: no mean of heads and fine-tuned networks is made: {reason}")
     return []
+
+
+def _asked_for(directory: Path) -> Result | None:
+    """Return the mixture of a folder, if a command of its own was asked for it."""
+    if read_recipe(directory) is None or not (directory / RESULT).exists():
+        return None
+    result = Result.load(directory)
+    return result if _ASKED in result.options else None
+
+
+def _as_asked(experiment: Experiment, asked: Result) -> list[Result]:
+    """Choose a mixture again from what it was chosen from and, where no names were given, from what is new in the run.
+
+    Where that cannot be, as where another run is gone, it is left as it is, which is said.
+    """
+    names = tuple(asked.options[_ASKED])
+    run, seed = run_of(experiment.directory / "method"), experiment.seed
+    before = [_folder_of(experiment, path) for path in asked.settings["chosen from"].split(", ")]
+    try:
+        new = [] if names else methods_of([run], seed)
+        made = make_mixture(
+            experiment,
+            list(dict.fromkeys([*before, *new])),
+            replace(HeadConfig(), class_weights=asked.options["class_weights"]),
+            asked=names,
+        )
+    except CutonceError as error:
+        _LOG.info(f"note: {'-'.join(TUNED)} stays as the command ensemble made it: {error}")
+        return [asked]
+    return [] if made is None else [made]
 
 
 def _may_be_member(experiment: Experiment, directory: Path) -> bool:
@@ -190,7 +227,9 @@ def make_mixtures(runs: Sequence[Path], names: Sequence[str] = (), options: Head
     for seed in numbers:
         _require_same_splits(runs, seed)
     made = [
-        make_mixture(_saved_experiment(runs[0], seed, members[seed]), members[seed], options or HeadConfig())
+        make_mixture(
+            _saved_experiment(runs[0], seed, members[seed]), members[seed], options or HeadConfig(), asked=tuple(names)
+        )
         for seed in numbers
     ]
     return [result for result in made if result is not None]
@@ -229,7 +268,12 @@ def _require_same_splits(runs: Sequence[Path], seed: int) -> None:
 
 
 def make_mixture(
-    experiment: Experiment, directories: Sequence[Path], options: HeadConfig, *, with_tuned: bool = False
+    experiment: Experiment,
+    directories: Sequence[Path],
+    options: HeadConfig,
+    *,
+    with_tuned: bool = False,
+    asked: tuple[str, ...] | None = None,
 ) -> Result | None:
     """Average trained methods, which may stand on other features or be fine-tuned networks, and test the mean.
 
@@ -245,6 +289,8 @@ def make_mixture(
         `class_weights` alone counts.
     with_tuned : bool
         Whether it has to be a mean of heads with something that is fine-tuned.
+    asked : tuple of str, optional
+        Names of the members to choose from, () for all, where it was asked for: it then stays (`run_mixture`).
 
     Returns
     -------
@@ -280,7 +326,7 @@ def make_mixture(
         finished = Result.load(directory)
         _LOG.info(f"{experiment.label}  {directory.name}: already made, {format_accuracy(finished)}")
         return finished
-    return _make_and_test(experiment, task, candidates, folded, options, directory, identity, with_tuned=with_tuned)
+    return _make_and_test(experiment, task, candidates, folded, options, directory, identity, with_tuned, asked)
 
 
 def _candidate(directory: Path) -> _Candidate:
@@ -348,8 +394,8 @@ def _make_and_test(
     options: HeadConfig,
     directory: Path,
     identity: str,
-    *,
     with_tuned: bool,
+    asked: tuple[str, ...] | None,
 ) -> Result | None:
     """Choose the weights, average, and leave the mixture and its result in the run; None as in `make_mixture`."""
     val, test = experiment.split("val"), experiment.split("test")
@@ -408,7 +454,8 @@ def _make_and_test(
             result.provenance[remark] = "; ".join(dict.fromkeys(read))
     kept = {field.name for field in fields(DataConfig)}
     of_data = {option: value for option, value in members[0].result.options.items() if option in kept}
-    result = replace(result, options={**of_data, **asdict(replace(options, head=()))})
+    of_command = {} if asked is None else {_ASKED: list(asked)}
+    result = replace(result, options={**of_data, **asdict(replace(options, head=())), **of_command})
     out_of_fold = None
     if folded is not None:
         statistics = calibrated.statistic(torch.from_numpy(honest), torch.from_numpy(targets))
@@ -449,6 +496,12 @@ def _path_of(experiment: Experiment, directory: Path) -> str:
     here, there = experiment.directory.resolve(), directory.resolve()
     start = here if there.parent == here else run_of(here / "method")
     return Path(os.path.relpath(there, start)).as_posix()
+
+
+def _folder_of(experiment: Experiment, path: str) -> Path:
+    """Return the folder of a member that `_path_of` wrote."""
+    start = run_of(experiment.directory / "method") if path.startswith("..") else experiment.directory
+    return start / path
 
 
 def _training_cost(result: Result) -> Cost:

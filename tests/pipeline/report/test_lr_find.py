@@ -27,7 +27,7 @@ def test_a_rate_that_is_found_is_the_heading_and_a_command(tmp_path):
     assert "--lr 1.3e-03" in page.words
     assert "<b>photos" in page.words
     assert page.foreign_scripts == []
-    assert report.rows == [("all blocks", "1.3e-03", f"{report.tests[0].rates[report.tests[0].lowest]:.1e}", 40)]
+    assert report.rows == [("all that trains", "1.3e-03", f"{report.tests[0].rates[report.tests[0].lowest]:.1e}", 40)]
 
 
 def test_each_block_has_a_row_and_what_finds_none_says_so(tmp_path):

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.methods import finetune_methods
-from pipeline.experiment.methods.finetune_methods import _starting_head, run_finetune, run_finetunings
+from pipeline.experiment.methods.finetune_methods import _starting_head, run_finetune, run_finetunings, with_rates
 from pipeline.experiment.methods.head_methods import run_heads
 from pipeline.export.equality import compare_with_run, samples_of_run
 from pipeline.library.export_model import export_model, open_trained
@@ -103,3 +103,15 @@ def test_a_network_tuned_by_lora_is_saved_and_exported_as_a_plain_one(photograph
     assert found[0].samples > 5
     plain = run_finetune(experiment, replace(lora, lora=0), HeadConfig())
     assert (plain.name, "lora" in plain.settings) == ("top-1", False)
+
+
+def test_another_rate_has_a_name_of_its_own_where_the_run_has_one_by_this_name(experiment):
+    options = FinetuneConfig(unfreeze="1", epochs=1, init_head="new", num_workers=0)
+    rates = {"lr": 1.1e-4}
+    assert with_rates(experiment, options, HeadConfig(), rates) == replace(options, lr=1.1e-4)
+    run_finetune(experiment, options, HeadConfig())
+    assert with_rates(experiment, options, HeadConfig(), {"lr": options.lr}) == options  # that is what the run has
+    named = with_rates(experiment, options, HeadConfig(), rates)
+    assert named == replace(options, lr=1.1e-4, name="top-1-lr-1.1e-04")
+    run_finetunings(experiment, named, HeadConfig())
+    assert (experiment.directory / "finetune-top-1-lr-1.1e-04" / "result.json").exists()

@@ -249,6 +249,37 @@ def test_a_run_makes_it_of_what_it_has_finds_it_and_takes_it_away_where_heads_al
     assert "head-knn kept no predictions for validation" in caplog.text
 
 
+def test_one_that_was_asked_for_stays_what_it_was_asked_to_be(runs, caplog):
+    folder, experiment = runs
+    both = [folder / "run-64", folder / "run-32"]
+    here, there = "finetune-top-1, linear-ncm, linear-ridge", "../run-32/seed-0/linear-ridge"
+    for path, of_truth in zip(methods_of(both, 0), ([0.9, 0.6], [0.5], [0.6], [0.6, 0.9]), strict=True):
+        say_of_validation(path, of_truth)
+    (made,) = make_mixtures(both)
+    assert made.settings["chosen from"] == f"{here}, {there}"
+    assert there in made.settings["members"]
+    caplog.set_level(logging.INFO, "cutonce")
+    (found,) = run_mixture(experiment, OPTIONS)
+    assert "mixture-greedy: already made" in caplog.text
+    assert found.test == made.test
+    # what is new in the run may join, as all of its methods were asked for
+    run_heads(experiment, ["knn"], OPTIONS)
+    say_of_validation(experiment.directory / "head-knn", [0.5])
+    (wider,) = run_mixture(experiment, OPTIONS)
+    assert wider.settings["chosen from"] == f"{here}, {there}, head-knn"
+    # of names that were given there is no other
+    (named,) = make_mixtures(both, ["finetune-top-1", "linear-ridge"])
+    (again,) = run_mixture(experiment, OPTIONS)
+    assert again.settings == named.settings
+    assert "ncm" not in again.settings["chosen from"]
+    # a run that is gone takes nothing with it
+    shutil.rmtree(folder / "run-32")
+    (left,) = run_mixture(experiment, OPTIONS)
+    assert left.settings == named.settings
+    assert "mixture-greedy stays as the command ensemble made it" in caplog.text
+    assert (experiment.directory / "mixture-greedy" / "members.json").exists()
+
+
 def test_where_a_run_can_have_none_that_is_said_if_it_was_asked_for(runs, caplog):
     _, experiment = runs
     caplog.set_level(logging.INFO, "cutonce")
