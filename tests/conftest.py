@@ -92,6 +92,15 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture
+def no_collector():
+    """Nothing is let go of but what nobody holds, as between two collections."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
 def pretended_cuda():
     """A CUDA device that is none, and computes to the last bit what the CPU does; see tests/pretended_cuda.py."""
     from stages.data.images import gpu_jpeg, preprocessing

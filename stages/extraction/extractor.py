@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ from stages.data.augment.policy import MIRRORED, Augmentation, augmentation, mir
 from stages.data.image_stream import ImageRequest, RequestedViews
 from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.gpu_jpeg import why_no_gpu_decoder
-from stages.data.images.preprocessing import stack_pixels
+from stages.data.images.preprocessing import Preprocessing, stack_pixels
 from stages.data.images.reading import CROPPED, GPU_DECODER, SEEN_WARNED, Reading, needs_survey, reading_of
 from stages.extraction.engine import Compute, ComputedBatch, get_engine
 from stages.extraction.full_batches import FullBatches, Step
@@ -50,6 +50,7 @@ from stages.runtime.device import (
     not_deterministic,
     require_computing,
     resolve_device,
+    told_as_lost,
 )
 from stages.runtime.fresh_settings import usable_anywhere
 from stages.runtime.memory import is_out_of_memory
@@ -364,7 +365,11 @@ class Extractor:
     @cached_property
     def _passes(self) -> FullBatches:
         """What makes the rows of the caches, in the storage type, of rendered images."""
-        compute = self._openvino_trunk if self.options.engine == "openvino" else self._trunk_rows
+        compute: Compute
+        if self.options.engine == "openvino":
+            compute = self._openvino_trunk
+        else:  # of parts, and no method of this: what is recorded would hold this, and this that
+            compute = partial(_trunk_rows, self.trunk, self.backbone.preprocessing, self.device)
         # converted here, where many numbers are at once: NumPy takes twenty times as long for it
         stored = torch.float32 if self.options.storage_dtype == "float32" else torch.float16
 
@@ -372,10 +377,6 @@ class Extractor:
             return [of_tap.to(stored) for of_tap in compute(images)]
 
         return self._ready(FullBatches(rows, device=self.device, size=self.batch_size, recorded=self._is_recorded))
-
-    @torch.inference_mode()
-    def _trunk_rows(self, images: Tensor) -> list[Tensor]:
-        return list(self.trunk(self.preprocess(images)))
 
     @cached_property
     def _openvino_trunk(self) -> OpenVINOTrunk:
@@ -436,10 +437,7 @@ class Extractor:
                 ) from error
             if not is_lost(error):
                 raise
-            raise CutonceError(
-                f"{self.device} answers no more ({str(error).splitlines()[0]}): what is written stays, and the same "
-                "command goes on from there once the device is back"
-            ) from error
+            raise CutonceError(told_as_lost(self.device, error)) from error
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Return rendered images, uint8 [b, 3, S, S], as the network sees them: float32, on the device."""
@@ -493,6 +491,17 @@ class Extractor:
         if view == 0:
             return self.backbone.preprocessing.render(image)
         return self.augmentation(image, _seed_of_view(key, view))
+
+
+@torch.inference_mode()
+def _trunk_rows(
+    trunk: FrozenTrunk | HookedTrunk | TappedTrunk | JoinedTrunk,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    images: Tensor,
+) -> list[Tensor]:
+    """Return the rows of rendered images, uint8 [b, 3, S, S]."""
+    return list(trunk(preprocessing.normalize(images.to(device, non_blocking=True))))
 
 
 def _seed_of_view(key: str, view: int) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ Step = Callable[[Tensor], list[Tensor]]
 """Tensor [b, ...] -> list of Tensor [b, ...], each row of its own thing."""
 
 
-class FullBatches:
+class FullBatches(InHalves[list[Tensor]]):
     """What steps make of rendered images, one step after the other; what does not fit into the memory goes in parts.
 
     What goes through them is always of the same size: a smaller batch is filled up with black. So a row depends on its
@@ -33,11 +35,12 @@ class FullBatches:
     """
 
     def __init__(self, *steps: Step, device: torch.device, size: int | None, recorded: bool) -> None:
+        self._size, self._is_recorded = size, recorded
         self._steps = [CudaGraph(step) if recorded else step for step in steps]
-        self._device, self._size, self._is_recorded = device, size, recorded
-        self._in_halves: InHalves[list[Tensor]] = InHalves(self._pass, device, "the forward pass")
+        # nothing here holds a method of its own: what is recorded is let go of, with its memory, as soon as this is
+        super().__init__(partial(_after_each_other, self._steps, device), device, "the forward pass")
 
-    def __call__(self, images: Tensor) -> list[Tensor]:
+    def __call__(self, items: Tensor | Sequence[Any]) -> list[Tensor]:
         """Return what the last step makes of images, uint8 [b, 3, S, S], b at most the size of a full batch.
 
         Raises
@@ -47,9 +50,9 @@ class FullBatches:
         CutonceError
             If there is too little memory even for one.
         """
-        if self._size is not None and len(images) > self._size:
-            raise ValueError(f"{len(images)} images are more than a batch of {self._size}")
-        return self._in_halves(images)
+        if self._size is not None and len(items) > self._size:
+            raise ValueError(f"{len(items)} images are more than a batch of {self._size}")
+        return super().__call__(items)
 
     def recorded_for(self, *shape: int) -> FullBatches:
         """Return this, all of it recorded for images of a shape where it is to be: by way of a black batch.
@@ -62,11 +65,17 @@ class FullBatches:
             self(black.contiguous(memory_format=torch.channels_last))  # as images are rendered
         return self
 
-    def _pass(self, images: Tensor) -> list[Tensor]:
+    def _computed(self, items: Tensor | Sequence[Any]) -> list[Tensor]:
         """Return the rows of images in one pass, which is filled up to what such passes take."""
-        missing = 0 if self._size is None else (self._in_halves.most or self._size) - len(images)
-        filled = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))]) if missing else images
-        rows = [filled.to(self._device, non_blocking=True)]
-        for step in self._steps:
-            rows = step(*rows)
-        return [of_all[: len(images)] for of_all in rows]
+        assert isinstance(items, Tensor)
+        missing = 0 if self._size is None else (self.most or self._size) - len(items)
+        filled = torch.cat([items, items.new_zeros((missing, *items.shape[1:]))]) if missing else items
+        rows = super()._computed(filled)
+        return [of_all[: len(items)] for of_all in rows]
+
+
+def _after_each_other(steps: Sequence[Step], device: torch.device, images: Tensor) -> list[Tensor]:
+    rows = [images.to(device, non_blocking=True)]
+    for step in steps:
+        rows = step(*rows)
+    return rows

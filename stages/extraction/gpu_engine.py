@@ -42,12 +42,14 @@ from stages.data.images.decode import PIXEL_LIMIT
 from stages.data.images.gpu_jpeg import decode_jpegs, parts_with_room
 from stages.data.images.jpeg_structure import JpegSize
 from stages.data.images.preprocessing import Preprocessing, stack_pixels
+from stages.data.images.rendered_alone import rendered_alone
 from stages.data.images.rgb import UnreadableImageError
 from stages.data.sources.open_image import is_file
 from stages.extraction.engine import Compute, ComputedBatch, register_engine
 from stages.runtime.device import uploaded
 from stages.runtime.interpreter import InterpreterProbe, short_turns
 from stages.runtime.memory import InHalves
+from stages.runtime.own_streams import own_stream
 from stages.runtime.threads import single_thread_pool
 
 _READERS = 4
@@ -166,10 +168,7 @@ class _Streams:
     def __init__(self, device: torch.device) -> None:
         self.is_cuda = device.type == "cuda"
         self._device = device
-        self._computing, *decoding = [
-            torch.cuda.Stream(device) if self.is_cuda else None  # type: ignore[no-untyped-call]
-            for _ in range(3)
-        ]
+        self._computing, *decoding = [own_stream(device) if self.is_cuda else None for _ in range(3)]
         self._decoding = cycle(decoding)
         if self._computing is not None:
             self._computing.wait_stream(torch.cuda.current_stream(device))
@@ -404,7 +403,7 @@ class _Rows:
         for place, image in images:
             request = self._part.requests[place]
             if request.views is None:
-                self._try(place, partial(request.render, image))
+                self._try(place, partial(rendered_alone, request.render, image))
 
     def _render_evaluation_views(self, images: Sequence[tuple[int, Tensor]], at_once: AtOnce) -> None:
         """Take the evaluation views of images that ask for them, as they are and as their mirror images."""
@@ -439,7 +438,7 @@ class _Rows:
             for number, seed in enumerate(views.seeds, len(views.mirrored)):
                 plan = views.augment.plan_if_possible(image.shape[-2], image.shape[-1], seed)
                 if plan is None:
-                    self._try(place, partial(views.augment, image, seed), number)
+                    self._try(place, partial(rendered_alone, partial(views.augment, seed=seed), image), number)
                 else:
                     planned.setdefault(views.augment, []).append(((place, number), image, plan))
         for augment, together in planned.items():

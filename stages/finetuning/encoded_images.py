@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from stages.data.images.gpu_jpeg import decode_jpegs, parts_with_room
 from stages.data.images.jpeg_structure import JpegSize
 from stages.data.images.preprocessing import stack_pixels
 from stages.data.images.reading import Reading
+from stages.data.images.rendered_alone import rendered_alone
 from stages.data.images.rgb import EXIF
 from stages.data.manifest import Manifest
 from stages.data.masks.mask_classes import MaskClasses, read_mask, resize_mask
@@ -40,6 +42,7 @@ from stages.data.sources.open_image import is_file, read_image
 from stages.finetuning.sample_views import ViewSampler
 from stages.runtime.device import uploaded
 from stages.runtime.memory import InHalves
+from stages.runtime.own_streams import own_stream
 from stages.runtime.seeding import seed_from
 from stages.training.sample_images import Inputs, SampleImages
 
@@ -318,7 +321,7 @@ class DeviceRenderer:
     def __init__(self, encoder: Encoder, device: torch.device) -> None:
         self._encoder, self._augment, self._device = encoder, encoder.augment, device
         self._is_cuda = device.type == "cuda"
-        streams = [torch.cuda.Stream(device) if self._is_cuda else None for _ in range(2)]  # type: ignore[no-untyped-call]
+        streams = [own_stream(device) if self._is_cuda else None for _ in range(2)]
         self._streams = cycle(streams)
         self._in_halves = InHalves(self._decoded_and_rendered, device, "decoding and augmenting")
 
@@ -394,7 +397,7 @@ class DeviceRenderer:
             size, seed = (image.shape[-2], image.shape[-1]), jpeg.wanted.seed
             plan = jpeg.plan if size == jpeg.upright else self._augment.plan_if_possible(*size, seed)
             if plan is None:
-                views[number] = self._augment(image, seed)
+                views[number] = rendered_alone(partial(self._augment, seed=seed), image)
             else:
                 together.append((number, image, plan))
         if together:

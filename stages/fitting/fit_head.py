@@ -7,17 +7,18 @@ is fitted, and its settings are chosen, is told in its own file.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cache.errors import UsageError, listed
+from cache.errors import CutonceError, UsageError, listed
 from stages.config.head_registry import find_head, import_head, names_where
 from stages.config.heads import HeadConfig, HeadName
 from stages.fitting.blocks import fit_blocks
@@ -41,7 +42,9 @@ from stages.fitting.solvers.linear_targets import two_sided
 from stages.network.heads.base import Head, vector_width
 from stages.network.heads.registry import recipe_of_head
 from stages.network.map_layout import MapLayout
+from stages.runtime.device import is_lost, not_deterministic, told_as_lost
 from stages.runtime.float32 import float32_products
+from stages.runtime.memory import free_cached, is_out_of_device_memory
 from stages.tasks.base import Statistics, Task, find_metric
 from stages.tasks.loss_options import no_classes_to_weigh, require_smoothing
 from stages.training.evaluation import evaluate_loss, predict
@@ -61,6 +64,10 @@ __all__ = [
     "train_foldable_head",
     "train_head",
 ]
+
+Computed = TypeVar("Computed")
+
+_LOG = logging.getLogger("cutonce")
 
 
 @dataclass
@@ -154,8 +161,46 @@ def train_foldable_head(name: HeadName, problem: FitProblem) -> tuple[HeadResult
     return _train(name, replace(problem, compared=True))
 
 
-@float32_products()
 def _train(name: HeadName, problem: FitProblem) -> tuple[HeadResult, Callable[[], OutOfFold | None]]:
+    result, fold = _where_there_is_room(name, problem, partial(_trained, name))
+
+    def folded(rows: FitProblem) -> OutOfFold | None:
+        return fold() if rows is problem else _trained(name, rows)[1]()
+
+    return result, partial(_where_there_is_room, name, problem, folded)
+
+
+def _where_there_is_room(name: HeadName, problem: FitProblem, compute: Callable[[FitProblem], Computed]) -> Computed:
+    """Return what is computed on the device of a problem or, if its memory is short, on the processor.
+
+    Raises
+    ------
+    UsageError
+        If it is to be deterministic, and torch knows no such way for an operator on the device.
+    CutonceError
+        If the device is lost.
+    """
+    device = problem.device
+    try:
+        return compute(problem)
+    except RuntimeError as error:
+        if operator := not_deterministic(error):
+            raise UsageError(
+                f"`deterministic`: torch cannot train {name} with the same bits each time, for want of such a kernel "
+                f"for {operator}: leave the option out, or use `device` cpu"
+            ) from error
+        if is_lost(error):
+            raise CutonceError(told_as_lost(device, error)) from error
+        if not is_out_of_device_memory(error, device):
+            raise
+        reason = str(error).splitlines()[0]
+    free_cached(device)  # only here has the error let go of what was computed
+    _LOG.warning(f"the memory of {device} is not enough for {name}, which the processor computes instead ({reason})")
+    return compute(replace(problem, device=torch.device("cpu"), shared={}))
+
+
+@float32_products()
+def _trained(name: HeadName, problem: FitProblem) -> tuple[HeadResult, Callable[[], OutOfFold | None]]:
     kind, fit = find_head(name), get_fit(name)
     require_head_for(name, problem.task, problem.train.row_shape, bags=problem.bags, maps=problem.maps)
     require_classes_to_balance(problem.task, problem.labels, problem.config)

@@ -91,12 +91,17 @@ def described(device: torch.device) -> str:
     return f"{device}, {torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
 
 
+_CUBLAS, _CUBLAS_MEMORY = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+"""Where cuBLAS and torch read, once in a process, whether products are to have the same bits; and how they have."""
+
+
 def compute_deterministically() -> None:
     """Have a GPU give the same bits each time; what torch knows no such way for raises RuntimeError from then on.
 
-    For the whole process, and before anything was multiplied on a GPU: cuBLAS asks for its memory once.
+    For the whole process, and before anything was multiplied on a GPU: cuBLAS asks for its memory once. Afterwards
+    torch refuses products, which `not_deterministic` knows.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault(_CUBLAS, _CUBLAS_MEMORY)
     torch.use_deterministic_algorithms(True)
     # nothing here reads what was not written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -104,6 +109,11 @@ def compute_deterministically() -> None:
 
 def not_deterministic(error: BaseException) -> str:
     """Return which operator torch refused after `compute_deterministically`; '' where the error is another."""
+    if "Deterministic behavior was enabled" in str(error) and "CuBLAS" in str(error):
+        return (
+            f"products of matrices, since some were computed before that was asked for (set {_CUBLAS}={_CUBLAS_MEMORY} "
+            "before Python begins)"
+        )
     name, refused, _ = str(error).partition(" does not have a deterministic implementation")
     return name if refused else ""
 
@@ -207,3 +217,11 @@ def is_lost(error: BaseException) -> bool:
         "device lost",
     )
     return isinstance(error, torch.AcceleratorError) or any(phrase in words for phrase in lost)
+
+
+def told_as_lost(device: torch.device, error: BaseException) -> str:
+    """Return in words what `is_lost` found, where all that was done is kept."""
+    return (
+        f"{device} answers no more ({str(error).splitlines()[0]}): what is written stays, and the same command goes on "
+        "from there once the device is back"
+    )

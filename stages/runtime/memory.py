@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +17,12 @@ Rows = TypeVar("Rows", bound=Tensor | list[Tensor])
 """What is computed: a row for each thing, in one tensor or in each of several."""
 
 
+_OF_THE_HOST = "can't allocate memory"
+"""In torch's error of the processor's memory, whatever device computes."""
+
 _TELLING = (
     "out of memory",
-    "can't allocate memory",
+    _OF_THE_HOST,
     "STATUS_ALLOC_FAILED",
     "unable to find an engine to execute this computation",
 )
@@ -33,6 +37,11 @@ class MemoryShortError(CutonceError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory was short; on CPU and MPS, and of libraries of CUDA's, torch says so by the message alone."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(phrase in str(error) for phrase in _TELLING)
+
+
+def is_out_of_device_memory(error: BaseException, device: torch.device) -> bool:
+    """Whether the memory of a device was short that is another than the processor's."""
+    return device.type != "cpu" and is_out_of_memory(error) and _OF_THE_HOST not in str(error)
 
 
 @contextmanager
@@ -59,8 +68,13 @@ def shortage_told(what: str) -> Iterator[None]:
 
 
 def free_cached(device: torch.device) -> None:
-    """Give back what the allocator of a GPU holds for later, in pieces that may not fit."""
+    """Give back what the allocator of a GPU holds for later, in pieces that may not fit, and what nobody has any more.
+
+    Tensors and CUDA graphs that hold each other in a circle, as those of torch's modules may, Python frees when it
+    counts enough of its own objects, however large they are on the GPU.
+    """
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 
@@ -104,8 +118,8 @@ class InHalves(Generic[Rows]):
             size = len(items) if self.most is None else min(self.most, len(items))
             try:
                 if size == len(items):
-                    return self._function(items)
-                parts = [self._function(items[start : start + size]) for start in range(0, len(items), size)]
+                    return self._computed(items)
+                parts = [self._computed(items[start : start + size]) for start in range(0, len(items), size)]
                 return cast("Rows", _joined(parts))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -122,3 +136,7 @@ class InHalves(Generic[Rows]):
                 "now on",
                 stacklevel=2,
             )
+
+    def _computed(self, items: Tensor | Sequence[Any]) -> Rows:
+        """Return what the function makes of so many items as are computed at once."""
+        return self._function(items)

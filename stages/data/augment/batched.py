@@ -30,6 +30,7 @@ from torchvision.transforms.v2 import functional as F
 from stages.data.augment.plan import EVALUATION_VIEW, ROT90, Plan, Step
 from stages.data.images.batched_render import render_batch, resize_batch
 from stages.data.images.preprocessing import Preprocessing
+from stages.data.images.rendered_alone import rendered_alone
 from stages.runtime.device import uploaded
 
 Arguments = Sequence[Mapping[str, Any]]
@@ -101,7 +102,7 @@ def _framed(images: Sequence[Tensor], steps: Sequence[Sequence[Step]], preproces
 def _alone(image: Tensor, step: Step, preprocessing: Preprocessing) -> Tensor:
     """Return an image, whose size is its own as yet, after an operation."""
     if step.name == EVALUATION_VIEW:
-        return preprocessing.render(image)
+        return rendered_alone(preprocessing.render, image)
     return _operation(step)(image[None], [step])[0]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from cache.prefetch import prefetch_map
 from stages.fitting.folds import Selection
 from stages.runtime.device import free_memory
+from stages.runtime.own_streams import own_stream
 
 RESIDENT_SHARE = 0.5
 """Share of the memory that is free which rows may take for good; the rest is for scores and what the solver keeps."""
@@ -58,7 +59,7 @@ class DeviceRows:
         if device.type == "cpu":
             return cls(device, None, host)
         if sum(part.nbytes for part in host) > RESIDENT_SHARE * free_memory(device):
-            stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+            stream = own_stream(device) if device.type == "cuda" else None
             return cls(device, None, host, stream)
         resident = torch.empty(sum(map(len, host)), host[0].shape[1], dtype=host[0].dtype, device=device)
         for start, part in _placed(host):
@@ -68,7 +69,9 @@ class DeviceRows:
     @property
     def solver_bytes(self) -> int:
         """Most bytes that a solver is to keep of its models beside the rows."""
-        return SOLVER_BYTES
+        if self.device.type != "cuda":
+            return SOLVER_BYTES
+        return min(SOLVER_BYTES, max(int(RESIDENT_SHARE * free_memory(self.device)), 1))
 
     @property
     def dtype(self) -> torch.dtype:

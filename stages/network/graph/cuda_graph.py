@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.runtime.device import RECORDING
 from stages.runtime.memory import is_out_of_memory
+from stages.runtime.own_streams import own_stream
 
 _LOG = logging.getLogger("cutonce")
 
@@ -97,7 +98,7 @@ class CudaGraph:
 
     def _record(self, images: Tensor) -> tuple[torch.Size, torch.cuda.CUDAGraph, Tensor, list[Tensor]]:
         given = images.clone()
-        beside = torch.cuda.Stream(images.device)  # type: ignore[no-untyped-call]
+        beside = own_stream(images.device)
         beside.wait_stream(torch.cuda.current_stream(images.device))
         try:
             with torch.cuda.stream(beside):

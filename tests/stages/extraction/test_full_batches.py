@@ -1,5 +1,7 @@
 """Batches of one size through steps, each of which is recorded for itself; what does not fit goes in parts."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -46,6 +48,16 @@ def test_a_batch_is_filled_up_and_gives_its_own_rows(gpu, device):
     assert [graph.replays for graph in gpu.graphs] == ([4, 4] if device == CUDA else [])
     with pytest.raises(ValueError, match="6 images are more than a batch of 5"):
         batches(images_of(6))
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_what_is_recorded_is_let_go_of_without_the_garbage_collector(gpu, device, no_collector):
+    steps = Steps()
+    batches = FullBatches(steps.first, steps.second, device=device, size=5, recorded=device == CUDA)
+    batches(images_of(2))
+    gone = weakref.ref(batches), weakref.ref(steps)
+    del batches, steps
+    assert [reference() for reference in gone] == [None, None]
 
 
 def test_batches_that_are_left_as_they_come_are_of_any_size():

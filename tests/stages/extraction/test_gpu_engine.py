@@ -376,6 +376,23 @@ def test_networks_of_all_kinds_are_recorded(gpu, tmp_path, backbone, precision):
     assert torch.equal(first[0].cpu(), again[0].cpu())
 
 
+def features_launched(extractor):
+    return extractor.launched(lambda images: [extractor.features(images)], images=None)
+
+
+def test_what_was_recorded_goes_with_the_extractor(gpu, tmp_path, no_collector):
+    """Its graphs have memory that torch cannot take back from them."""
+    extractor = build_extractor(
+        FeatureConfig(weights="none", image_size=32, cache=tmp_path, precision="fp32", extract_batch_size=2)
+    )
+    images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8).cuda()
+    extractor.forward_rows(images)
+    others = [features_launched(extractor) for _ in range(2)]
+    gone = [weakref.ref(batches) for batches in (extractor._passes, *others)]
+    del extractor, others
+    assert [reference() for reference in gone] == [None] * 3
+
+
 def test_a_gpu_computes_in_what_is_quickest_unless_told_otherwise(pretended_cuda, tmp_path):
     def precision(**options):
         return build_extractor(FeatureConfig(weights="none", image_size=32, cache=tmp_path, **options)).trunk.precision

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from cache.errors import CutonceError, UsageError
 from stages.config.heads import HeadConfig
+from stages.fitting import fit_head
 from stages.fitting.feature_rows import FeatureRows
-from stages.fitting.fit_head import get_fit
+from stages.fitting.fit_head import get_fit, train_foldable_head, train_head
 from stages.fitting.heads import ridge
 from stages.fitting.heads.ridge import GramSums, RidgeTargets
 from stages.fitting.problem import FitProblem
+from stages.fitting.solvers import device_search
 from stages.runtime import device as devices
 from stages.runtime.device import product_device
 from stages.tasks.multi_label import MultiLabel
@@ -86,6 +89,63 @@ def test_predictions_under_many_penalties_are_made_some_rows_at_a_time(monkeypat
         found.append(sums.eigendecompose("standard").predictions(given, penalties, weights))
     assert pretended_cuda.peak <= 48_000
     np.testing.assert_allclose(*found, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ridge", "kernel_ridge", "rbf", "knn", "logistic", "svm"])
+def test_what_does_not_fit_on_a_device_the_processor_computes_and_that_is_said(
+    name, monkeypatch, pretended_cuda, caplog
+):
+    monkeypatch.setattr(device_search, "PAYS_FROM", 0)
+    problem = problem_of("classes", cv=3)
+    expected, fold = train_foldable_head(name, problem)
+    pretended_cuda.largest_allocation = 200
+    found, fold_there = train_foldable_head(name, replace(problem, device=CUDA, shared={}))
+    assert f"the memory of cuda is not enough for {name}, which the processor computes instead" in caplog.text
+    for key, tensor in expected.module.state_dict().items():
+        assert torch.equal(found.module.state_dict()[key], tensor)
+    np.testing.assert_array_equal(fold_there().outputs, fold().outputs)
+
+
+def test_memory_that_is_short_for_the_folds_alone_has_the_processor_fold(monkeypatch, pretended_cuda, caplog):
+    problem = problem_of("classes", cv=3)
+    _, fold = train_foldable_head("knn", problem)
+    _, fold_there = train_foldable_head("knn", replace(problem, device=CUDA, shared={}))
+    pretended_cuda.largest_allocation = 200
+    np.testing.assert_array_equal(fold_there().outputs, fold().outputs)
+    assert "the memory of cuda is not enough for knn" in caplog.text
+
+
+CUBLAS = (
+    "Deterministic behavior was enabled with either `torch.use_deterministic_algorithms(True)` or "
+    "`at::Context::setDeterministicAlgorithms(true)`, but this operation is not deterministic because it uses CuBLAS"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("one_cuda does not have a deterministic implementation, but you set", "one_cuda: leave the option out"),
+        (CUBLAS, r"products of matrices, .*set CUBLAS_WORKSPACE_CONFIG=:4096:8 before Python begins\): leave"),
+    ],
+)
+def test_what_is_refused_for_having_no_one_result_is_told(monkeypatch, error, said):
+    def refuses(*_):
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(fit_head, "get_fit", lambda _name: refuses)
+    with pytest.raises(UsageError, match=f"`deterministic`: torch cannot train knn .*{said}"):
+        train_head("knn", problem_of("classes", cv=3))
+
+
+def test_a_device_that_is_lost_is_told_and_other_errors_are_left(monkeypatch, pretended_cuda):
+    problem = replace(problem_of("classes", cv=3), device=CUDA)
+    pretended_cuda.lost = True
+    with pytest.raises(CutonceError, match=r"cuda answers no more .*the same command goes on"):
+        train_head("knn", problem)
+    pretended_cuda.lost = False
+    monkeypatch.setattr(fit_head, "get_fit", lambda _name: lambda _: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        train_head("knn", problem)
 
 
 def test_few_products_and_apples_gpus_are_left_to_the_cores(monkeypatch):
