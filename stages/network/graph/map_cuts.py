@@ -59,14 +59,22 @@ def map_cuts_to_probe(graph: CutGraph) -> list[Cut]:
 
 
 def blocks_with_maps(graph: CutGraph) -> list[Cut]:
-    """Return the outputs of blocks that are maps; of convolutions alone where there is nothing else."""
+    """Return the outputs of blocks that are maps; of convolutions alone where there is nothing else.
+
+    Of a block with the output layer in it, as the classifier of a segmentation network, the output is what the network
+    says, and no map for others.
+    """
     if isinstance(graph, HookedGraph):
         raise UsageError(
             f"`cut` {MAPS}: this network cannot be traced, so its blocks are not known: name the cuts to take; "
             "`list-cuts` lists them"
         )
-    cuts = [(name, graph.resolve(name)) for name in graph.blocks]
-    maps = [(name, cut) for name, cut in cuts if cut.layout in ("nchw", "nhwc", "tokens")]
+    cuts, last = [(name, graph.resolve(name)) for name in graph.blocks], graph.resolve("auto")
+    maps = [
+        (name, cut)
+        for name, cut in cuts
+        if cut.layout in ("nchw", "nhwc", "tokens") and graph.is_between(None, cut, last)
+    ]
     blocks = [cut for name, cut in maps if _layers(graph.module.get_submodule(name)) > 1] or [cut for _, cut in maps]
     if not blocks:
         raise UsageError(f"`cut` {MAPS}: no block of this network gives a map; `list-cuts` lists what there is")

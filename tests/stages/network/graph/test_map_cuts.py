@@ -34,6 +34,20 @@ def test_the_last_block_of_each_stride_is_taken_and_no_convolution_alone(name, b
     assert [stride_of(graph, cut) for cut in cuts] == [8, 16, 32]
 
 
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        ("deeplabv3_mobilenet_v3_large", ["backbone.6", "backbone.15"]),
+        ("fcn_resnet50", ["backbone.layer4"]),  # dilated: nothing is coarser than a stride of 8
+        ("lraspp_mobilenet_v3_large", ["backbone.6", "backbone.15"]),
+    ],
+)
+def test_what_a_segmentation_network_says_is_no_map_for_other_heads(name, blocks):
+    graph = CutGraph(load_backbone(name, "none").module.eval(), 64)
+    assert default_map_cuts(graph) == [graph.resolve(block) for block in blocks]
+    assert not [cut.name for cut in map_cuts_to_probe(graph) if cut.name.startswith("classifier")]
+
+
 def test_of_maps_of_one_size_those_at_a_third_two_thirds_and_the_end_are_taken():
     graph = CutGraph(Even(6).eval(), 16)
     assert default_map_cuts(graph) == [graph.resolve(f"blocks.{place}") for place in (1, 3, 5)]
