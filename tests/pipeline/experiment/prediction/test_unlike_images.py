@@ -23,6 +23,11 @@ def experiment(probe, tmp_path):
     return Experiment(probe.extractor, probe.manifest, 0, tmp_path)
 
 
+def rounding(extractor):
+    """How far views may be apart that are rendered alone and with others: on a GPU a gray level here and there."""
+    return 1e-4 if extractor.device.type == "cpu" else 2e-2
+
+
 def test_a_network_whose_blocks_are_as_they_were_has_the_detector_of_the_cached_features(experiment, probe):
     upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="blocks.6"))
     of_cache, of_network = detector_of_features(experiment), detector_of_network(experiment, upper)
@@ -31,7 +36,8 @@ def test_a_network_whose_blocks_are_as_they_were_has_the_detector_of_the_cached_
     val = experiment.split("val")
     batches = list(iter_predictions(probe.extractor, upper, val.task, val.locations, "flip"))
     vectors = np.concatenate([batch.vectors for batch in batches])
-    assert np.allclose(vectors, read_vectors(probe.extractor, upper, val), atol=1e-4)  # the evaluation view
+    # the evaluation view
+    assert np.allclose(vectors, read_vectors(probe.extractor, upper, val), atol=rounding(probe.extractor))
 
 
 def test_no_more_references_are_kept_than_are_compared_with(experiment, monkeypatch):
@@ -59,4 +65,5 @@ def test_of_samples_of_several_images_the_mean_of_theirs_counts(pairs, probe, tm
     assert (detector.scores(vectors) <= 1 + 1e-4).all()
     images = [[None if image is None else image.location for image in views] for views in val.images]
     batches = list(iter_sample_predictions(probe.extractor, upper, val.task, images, "flip"))
-    assert np.allclose(np.concatenate([batch.vectors for batch in batches if batch.indices]), vectors, atol=1e-4)
+    said = np.concatenate([batch.vectors for batch in batches if batch.indices])
+    assert np.allclose(said, vectors, atol=rounding(probe.extractor))
