@@ -38,7 +38,13 @@ from stages.finetuning.finetune import FinetuneResult, require_trainable
 from stages.finetuning.finetune import finetune as finetune_manifest
 from stages.finetuning.predict_images import iter_predictions, predict_proba
 from stages.finetuning.problem import FinetuneProblem
-from stages.finetuning.transfer_model import FrozenPart, TrainableTop, TransferModel, rebuild_transfer_model
+from stages.finetuning.transfer_model import (
+    FrozenPart,
+    TrainableTop,
+    TransferModel,
+    answers_in_tf32,
+    rebuild_transfer_model,
+)
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import require_head_for, train_head
 from stages.fitting.problem import CutContext, FitProblem
@@ -192,7 +198,13 @@ class FinetunedNetwork:
 
     def _activated(self, images: Images) -> NDArray[np.float32]:
         module = self.module
-        upper = TransferModel(self._extractor.preprocess, module.below, module.trained, FrozenPart(module.frozen))
+        upper = TransferModel(
+            self._extractor.preprocess,
+            module.below,
+            module.trained,
+            FrozenPart(module.frozen),
+            tf32=answers_in_tf32(self._extractor),
+        )
         parts = [np.empty((0, len(self.classes_)), dtype=np.float32)]
         for chunk in image_chunks(images):
             chunk.require_readable()

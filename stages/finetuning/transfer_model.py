@@ -214,6 +214,8 @@ class TransferModel:
     own_columns : slice
         Which numbers of what the head is given are the features that it was opened on; all of them, where those of no
         other look stand beside them.
+    tf32 : bool
+        Whether an NVIDIA GPU may round factors to TF32 in what answers above the frozen part.
     """
 
     normalize: Callable[[Tensor], Tensor]
@@ -225,6 +227,7 @@ class TransferModel:
     eval_mode_norms: tuple[str, ...] = ()
     reinitialized: tuple[str, ...] = ()
     own_columns: slice = field(default_factory=lambda: slice(None))
+    tf32: bool = False
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -242,7 +245,7 @@ class TransferModel:
     def rows(self, images: Tensor) -> list[Tensor]:
         """Return what the head is given of each of rendered images, uint8 [m, 3, S, S], as a list of one."""
         self.model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), float32_products(tf32=self.tf32):
             return [self.model.rows(self.frozen(self.normalize(images)))]
 
     def activated_of(self, rows: Tensor, task: Task) -> list[Tensor]:
@@ -327,9 +330,18 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
         eval_mode_norms=tuple(_fixed_statistics(top, options, (*reinitialized, *auxiliary))),
         reinitialized=reinitialized,
         below=below,
+        tf32=answers_in_tf32(extractor),
     )
     upper.train_only([name for name, _ in upper.blocks])
     return upper
+
+
+def answers_in_tf32(extractor: Extractor) -> bool:
+    """Return whether what trained above a frozen part answers in TF32: where that is not in full float32 itself.
+
+    Whatever torch is set to, so that a network answers in any process what it was tested with.
+    """
+    return extractor.device.type == "cuda" and extractor.trunk.precision != "fp32"
 
 
 def head_on_features(extractor: Extractor, head: Head, rows_of: nn.Module | None = None) -> TransferModel:

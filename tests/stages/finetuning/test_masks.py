@@ -19,6 +19,7 @@ from stages.finetuning.predict_masks import mask_statistics
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import build_transfer_model
 from stages.network.heads.lraspp import LRASPPMapHead
+from stages.runtime.float32 import float32_products
 from stages.tasks.dense import Dense
 from stages.tasks.tiles import Tiling
 
@@ -79,7 +80,7 @@ def images(samples, extractor):
 def test_before_the_first_step_it_answers_what_the_head_on_cached_maps_answered(extractor, head, images, unfreeze):
     upper = build_transfer_model(extractor, head, FinetuneConfig(unfreeze=unfreeze))
     logits, _ = upper.logits(images)
-    with torch.no_grad():
+    with torch.no_grad(), float32_products():
         expected = head.to(extractor.device)(extractor.features(images).to(extractor.device))
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-3)
 

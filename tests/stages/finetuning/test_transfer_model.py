@@ -18,6 +18,7 @@ from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.transfer_model import build_transfer_model
 from stages.fitting.fit_head import head_probabilities
 from stages.network.heads.linear import LinearHead
+from stages.runtime.float32 import float32_products
 from stages.tasks.single_label import SingleLabel
 from tests.plug_ins import forget_afterwards
 from tests.stages.fitting.rows_of_digits import TEN_CLASSES
@@ -28,6 +29,30 @@ def test_before_the_first_step_the_network_answers_what_stage_two_answered(probe
     upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze=unfreeze))
     from_images = predict_proba(probe.extractor, upper, probe.manifest)
     assert np.allclose(from_images, head_probabilities(probe.head, probe.features, TEN_CLASSES), atol=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("bf16", True), ("tf32", True)])
+def test_what_trained_answers_in_the_arithmetic_of_the_precision_whatever_torch_is_set_to(
+    gpu, tmp_path, monkeypatch, precision, tf32
+):
+    options = FeatureConfig(weights="none", image_size=32, cache=tmp_path, precision=precision)
+    extractor = build_extractor(options)
+    head = LinearHead(extractor.row_shape, 3, 0.0)
+    upper = build_transfer_model(extractor, head, FinetuneConfig(unfreeze="1"))
+    rows, found = upper.model.rows, []
+
+    def noted(given):
+        found.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        return rows(given)
+
+    monkeypatch.setattr(upper.model, "rows", noted)
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8).cuda()
+    for of_process in (False, True):
+        with float32_products(tf32=of_process):
+            upper.rows(images)
+    assert found == [(tf32, tf32)] * 2
+    on_cores = build_extractor(replace(options, device="cpu", precision="auto"))
+    assert not build_transfer_model(on_cores, head, FinetuneConfig(unfreeze="1")).tf32
 
 
 def trained_names(upper):
