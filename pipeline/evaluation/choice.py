@@ -405,7 +405,8 @@ def _warning(ranking: _Ranking, contests: Sequence[Contest]) -> list[str]:
     warnings = []
     for name, count, shown in compared:
         if count < FEW:
-            shown = shown if count > 1 else []  # one sample says nothing of how far others differ
+            # one sample says nothing of how far others differ, and methods that answer alike nothing of what is chance
+            shown = [half for half in shown if half > 0 and count > 1]
             least = format_error(max(shown), as_percent=metric.as_percent) if shown else ""
             unit = " points" if metric.as_percent else ""
             told = f": differences of less than {least}{unit} cannot be told from chance" if shown else ""

@@ -177,10 +177,16 @@ class Result:
 
     @property
     def model_bytes(self) -> int | None:
-        """What is stored to predict with it, beside the network's own weights; None where no model is beside it."""
-        if self.directory is None or not (self.directory / run_layout.HEAD).exists():
+        """What is stored to predict with it, beside the network's own weights; None where no model is beside it.
+
+        Of a mean over several networks, the models of all its members.
+        """
+        if self.directory is None:
             return None
-        paths = (self.directory / name for name in run_layout.MODEL_FILES)
+        folders = [self.directory, *(self.directory / run_layout.MEMBER_MODELS).glob("*")]
+        if not any((folder / run_layout.HEAD).exists() for folder in folders):
+            return None
+        paths = (folder / name for folder in folders for name in run_layout.MODEL_FILES)
         return sum(path.stat().st_size for path in paths if path.exists())
 
     def to_frame(self) -> Any:

@@ -71,7 +71,7 @@ class ImageBatches:
     batches : int
         Of an epoch.
     forwards : int
-        Images that went through the frozen part so far.
+        Images that went through the frozen part so far, or, where there is none, through the whole network.
     """
 
     def __init__(self, problem: FinetuneProblem, upper: TransferModel, mixing: MixupCutmix | None = None) -> None:
@@ -107,7 +107,7 @@ class ImageBatches:
         self._frozen = InHalves(upper.frozen, extractor.device, "the frozen part")
         own_val = problem.own_val
         validation = self._sample_validation if own_val.images else self._validation
-        self.val = memoize_batches(lambda: validation(extractor, own_val))
+        self.val = memoize_batches(lambda: validation(extractor, own_val), self._count_again)
 
     @staticmethod
     def _reading(extractor: Extractor) -> Reading:
@@ -187,6 +187,11 @@ class ImageBatches:
                 )
                 yield self._frozen(self._upper.normalize(images)), targets
                 bar.update(len(indices))
+
+    def _count_again(self, inputs: Inputs) -> None:
+        """Count validation images that are read once more: what is kept of them is the output of the frozen part."""
+        if self._upper.boundary is None:
+            self.forwards += len(inputs.images if isinstance(inputs, SampleImages) else inputs)
 
     def _evaluation_views(self, extractor: Extractor, images: Manifest) -> Iterator[tuple[list[int], Tensor]]:
         """Yield images, by their numbers, in the evaluation view: uint8 [b, 3, S, S], as stage 1 decodes them."""
@@ -305,10 +310,13 @@ def require_readable(manifest: Manifest, failures: list[tuple[int, str]]) -> Non
         raise DataError(f"{manifest.locations[index]} could be read before and cannot be read now: {reason}")
 
 
-def memoize_batches(make: Callable[[], Iterator[tuple[Inputs, Tensor]]]) -> Callable[[], Batches]:
+def memoize_batches(
+    make: Callable[[], Iterator[tuple[Inputs, Tensor]]], on_again: Callable[[Inputs], None] = lambda _: None
+) -> Callable[[], Batches]:
     """Return `make` that computes its batches once and serves them from memory, if they fit `VALIDATION_BYTES`.
 
-    The frozen outputs of the validation images are the same in every epoch.
+    The frozen outputs of the validation images are the same in every epoch. `on_again` is told the inputs of each batch
+    that is served from memory.
     """
     memoized: list[tuple[Inputs, Tensor]] = []
     complete = False
@@ -316,7 +324,9 @@ def memoize_batches(make: Callable[[], Iterator[tuple[Inputs, Tensor]]]) -> Call
     def batches() -> Iterator[tuple[Inputs, Tensor]]:
         nonlocal complete
         if complete:
-            yield from memoized
+            for batch in memoized:
+                on_again(batch[0])
+                yield batch
             return
         memoized.clear()
         size, fits_in_memory = 0, True

@@ -166,6 +166,17 @@ def test_too_few_images_to_rank_by_are_warned_of(tmp_path):
     ) in choice.words
 
 
+def test_what_answers_as_the_head_does_says_nothing_of_what_chance_gives(tmp_path):
+    few = {"train": 30, "val": 18, "test": 100}
+    said = {"validation": predictions(VAL, wrong(14, size=120))}
+    of_folds = folded(predictions(np.arange(48) % 2, wrong(4, size=48)))
+    add_head(tmp_path, "logistic", None, out_of_fold=of_folds, samples=few, **said)
+    add_head(tmp_path, "top-3", None, method="finetune", samples=few, **said)
+    choice = compare_runs([tmp_path], "f1_macro").choice
+    assert choice.contests[0].difference[1:] == (0, 0)
+    assert "Warning: 18 validation images can hardly rank methods." in choice.words
+
+
 def test_one_result_of_all_says_that_it_is_the_chosen_one(tmp_path):
     for seed in (0, 1):
         add_head(tmp_path, "logistic", wrong(40), seed=seed)

@@ -62,6 +62,13 @@ def test_fine_tuning_learns_and_runs_the_trunk_no_more_than_it_must(probe):
     assert result.backbone_forwards == QUICK.epochs * (train // size) * size + val
 
 
+def test_where_all_of_a_network_trains_validation_goes_through_it_in_every_epoch(probe):
+    result = tuned(probe, unfreeze="all")
+    train, val = len(probe.manifest.indices("train")), len(probe.manifest.indices("val"))
+    size = QUICK.finetune_batch_size
+    assert result.backbone_forwards == QUICK.epochs * (train // size) * size + (1 + QUICK.epochs) * val
+
+
 def test_the_kept_epoch_is_what_the_network_answers_with(probe):
     result = finetune(FinetuneProblem(probe.extractor, probe.manifest, probe.head, QUICK, 0))
     val = probe.manifest.select(probe.manifest.indices("val"))

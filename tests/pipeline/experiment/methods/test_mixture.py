@@ -102,6 +102,7 @@ def test_heads_on_other_features_are_averaged_by_weights_from_the_same_folds(run
     of_heads = sum(head for name, head in zip(said, head_seconds, strict=True) if name in weights)
     assert made.prediction_seconds_per_image == pytest.approx(sum(networks.values()) + of_heads)
     assert made.cv["mean"] == pytest.approx(result.metric.score(result.out_of_fold.statistics))
+    assert result.model_bytes > sum(Result.load(path).model_bytes for path in paths if path.name != "linear-ncm") * 0.9
     assert read_recipe(model).name == result.name == "mixed"  # which is what an exported file says of itself
     # the folder alone predicts what was tested
     moved = tmp_path / "alone" / "seed-0" / "ensemble-mixed"
