@@ -71,7 +71,8 @@ def list_cuts(
         Poolings of the taps, with commas between.
     unfreeze
         What trains: the name of a layer (it and all above it), several with commas between (just these; layer3, is
-        one alone), a number of top blocks, or all.
+        one alone), a number of top blocks, all, or head (alone). The head, which takes the place of the output layer,
+        trains always.
     invert_unfreeze
         Train what --unfreeze would freeze, and freeze the rest.
     """
@@ -112,10 +113,18 @@ def list_cuts(
     if loaded.loading is not None:
         messages += [*_what_was_loaded(loaded.loading), ""]
     if unfreeze is not None:
-        boundary = graph.boundary(unfreeze, invert=invert_unfreeze)
-        messages.append(_what_trains(graph, boundary))
+        from stages.finetuning.transfer_model import HEAD
+        from stages.network.graph.cuts import Boundary
+
+        head_at = None if isinstance(graph, HookedGraph) else graph.resolve("auto")
+        if unfreeze == HEAD and head_at is not None and not invert_unfreeze:
+            boundary = Boundary(head_at, ())
+        else:
+            boundary = graph.boundary(unfreeze, invert=invert_unfreeze)
+        messages.append(_what_trains(graph, boundary, head_at))
         header.insert(3, "training")
-        lines = [[*line[:3], state, *line[3:]] for line, state in zip(lines, _states(graph, boundary), strict=True)]
+        states = _states(graph, boundary, head_at)
+        lines = [[*line[:3], state, *line[3:]] for line, state in zip(lines, states, strict=True)]
     echo(*messages, "", table(header, lines, left=header.index("parameters below")))
     return list(graph.cuts)
 
@@ -160,22 +169,32 @@ def _shortened(names: Sequence[str]) -> str:
     return ", ".join(names if len(names) <= 8 else [*names[:4], "...", *names[-3:]])
 
 
-def _states(graph: CutGraph, boundary: Boundary) -> Iterator[str]:
+def _states(graph: CutGraph, boundary: Boundary, head_at: Cut | None) -> Iterator[str]:
     """Yield for each cut whether the layers between the one before and itself train; nothing where there are none."""
     from stages.network.module_paths import has_prefix
 
     for previous, cut in zip((None, *graph.cuts), graph.cuts, strict=False):
-        trains = {has_prefix(name, boundary.trainable) for name in graph.parameters_between(previous, cut)}
+        names = graph.parameters_between(previous, cut)
+        if names and head_at is not None and not graph.is_between(None, cut, head_at):
+            yield "new head"
+            continue
+        trains = {has_prefix(name, boundary.trainable) for name in names}
         yield {(): "", (False,): "frozen", (True,): "trains"}.get(tuple(trains), "partly")
 
 
-def _what_trains(graph: CutGraph, boundary: Boundary) -> str:
+def _what_trains(graph: CutGraph, boundary: Boundary, head_at: Cut | None) -> str:
+    """Say it of what lies below the head, whose size depends on what it is to tell apart."""
     from pipeline.text import format_count
     from stages.network.module_paths import has_prefix
 
-    sizes = {name: parameter.numel() for name, parameter in graph.module.named_parameters()}
-    trained = sum(size for name, size in sizes.items() if has_prefix(name, boundary.trainable))
-    total = sum(sizes.values())
-    share = f"{format_count(trained)} of {format_count(total)} parameters ({trained / total:.1%}) train"
+    above = set() if head_at is None else set(graph.parameters_between(head_at, None))
+    parameters = {name: value.numel() for name, value in graph.module.named_parameters() if name not in above}
+    trained = {name: size for name, size in parameters.items() if has_prefix(name, boundary.trainable)}
+    count, total = sum(trained.values()), sum(parameters.values())
+    share = f"{format_count(count)} of {format_count(total)} parameters ({count / total:.1%}) train"
+    layers = [layer for layer in boundary.trainable if any(has_prefix(name, (layer,)) for name in trained)]
     below = f"the frozen part ends at {boundary.cut.name}" if boundary.cut else "training begins at the image"
-    return f"{share}: {', '.join(boundary.trainable)}; {below}"
+    if head_at is None:
+        return f"{share}: {', '.join(layers)}; {below}"
+    named = f": {', '.join(layers)}" if layers else ""
+    return f"below the head {share}{named}; {below}; the head is new, and trains always"

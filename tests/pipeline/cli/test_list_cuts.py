@@ -23,7 +23,7 @@ def training(out):
     """The cells of each row, by the cut's name, of a table with the column `training`."""
     lines = out.splitlines()
     begin = next(line for line in lines if line.startswith("cut ")).index("training")
-    rows = [line for line in lines if re.match(r"\w\S* .* \d+(x\d+)* ", line)]
+    rows = [line for line in lines if re.match(r"\w\S* .* \d+(x\d+)* ", line) and " train" not in line[begin + 8 :]]
     return {line.split()[0]: line[begin : begin + 8].strip() for line in rows}
 
 
@@ -33,10 +33,20 @@ def test_layers_says_what_trains_and_what_is_frozen(capsys):
     state = training(out)
     assert (state["layer1.1.add"], state["layer2.0.add"], state["layer2.1.add"]) == ("frozen", "trains", "trains")
     assert (state["layer3.0.add"], state["layer4.0.add"], state["layer4.1.add"]) == ("frozen", "partly", "frozen")
-    assert (state["maxpool"], state["fc"]) == ("", "frozen")
+    assert (state["maxpool"], state["fc"]) == ("", "new head")
     trained = 525_568 + 1_179_648  # layer2, and 512 kernels of 3 x 3 over 256 channels
-    assert f"{trained / 1e6:.3g} M of 11.7 M parameters ({trained / 11_689_512:.1%}) train" in out
-    assert "layer2, layer4.0.conv1; the frozen part ends at layer1.1.relu_1" in out
+    assert f"below the head {trained / 1e6:.3g} M of 11.2 M parameters ({trained / 11_176_512:.1%}) train" in out
+    assert "layer2, layer4.0.conv1; the frozen part ends at layer1.1.relu_1; the head is new, and trains always" in out
+
+
+def test_the_head_alone_and_what_lies_above_it(capsys):
+    code, out, _ = call(capsys, "resnet18", *SMALL, "--unfreeze", "head")
+    assert code == 0
+    assert {*training(out).values()} == {"frozen", "", "new head"}
+    assert "0 of 11.2 M parameters (0.0%) train; the frozen part ends at flatten; the head is new" in out
+    _, out, _ = call(capsys, "resnet18", *SMALL, "--unfreeze", "layer4")
+    assert (training(out)["layer4.1.add"], training(out)["fc"]) == ("trains", "new head")
+    assert "train: layer4; the frozen part ends at layer3" in out
 
 
 def test_layers_inverts(capsys):
@@ -46,7 +56,7 @@ def test_layers_inverts(capsys):
         "trains",
         "trains",
         "frozen",
-        "frozen",
+        "new head",
     )
     assert "conv1, bn1, layer1, layer2; training begins at the image" in out
 
