@@ -403,13 +403,14 @@ def rate_schedule(rates: NDArray[np.float64], blocks: Sequence[str], steps_per_e
     Parameters
     ----------
     rates : float64 [steps, groups]
-        As ``stages.training.lr_schedules.rates_of`` returns them.
+        Nan where a group was frozen: there its line has a gap, and one that never trained has none.
     blocks : sequence of str
         The block of each group; of several groups of a block, which have the same rates, one is drawn.
     steps_per_epoch : int
     """
-    rates_by_block = {block: rates[:, group] for group, block in enumerate(blocks)}
-    highest = [float(block_rates.max()) for block_rates in rates_by_block.values()]
+    by_block = {block: rates[:, group] for group, block in enumerate(blocks)}
+    rates_by_block = {block: of_block for block, of_block in by_block.items() if np.isfinite(of_block).any()}
+    highest = [float(np.nanmax(block_rates)) for block_rates in rates_by_block.values()]
     far_apart = max(highest) > 4 * min(highest) > 0  # a rate of 0 has no place on a scale of powers
     with styled():
         figure = Figure(figsize=(3.9, 2.7), layout="constrained")

@@ -39,7 +39,7 @@ from stages.training.autocast_benchmark import benchmark_autocast
 from stages.training.ema import TrainableState
 from stages.training.history import Epoch, TrainResult
 from stages.training.lr_finder import LRFinderResult, lr_find
-from stages.training.lr_schedules import lr_trace, make_schedule
+from stages.training.lr_schedules import make_schedule
 from stages.training.train_loop import TrainHooks, train
 
 
@@ -57,7 +57,7 @@ class FinetuneResult:
         validation together. Those that filled the cache of views are `view_forwards`.
     trainable_parameters : int
     rates : float64 [steps, blocks]
-        Rate of each block in every step, as scheduled.
+        Rate of each block in every step that was taken; nan where it was frozen.
     steps_per_epoch : int
     range_tests : list of LRFinderResult
     autocast : str
@@ -153,7 +153,6 @@ def finetune(
     if options.compile:
         upper.model.compile()
     steps_per_epoch = -(-source.batches // options.grad_accum_steps)
-    highest = {str(group["block"]): float(group["lr"]) for group in optimizer.param_groups}
     scheduler = make_schedule(optimizer, trainee.schedule, steps_per_epoch, options.epochs)
 
     def prepare(epoch: int, first: int) -> None:
@@ -189,7 +188,7 @@ def finetune(
         result,
         source.forwards,
         trained_parameters,
-        lr_trace(trainee.schedule, list(highest.values()), steps_per_epoch, options.epochs),
+        np.array(result.rates, dtype=np.float64).reshape(-1, len(upper.blocks)),
         steps_per_epoch,
         autotune.range_tests,
         run.config.amp_dtype,

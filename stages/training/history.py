@@ -151,12 +151,16 @@ class TrainResult:
         What the best epoch was chosen by.
     resumed_from : int or None
         The last epoch of the checkpoint that it went on from.
+    rates : list of list of float
+        With which rate each block trained in every step that was taken, in the order of the optimizer's groups; nan
+        where it was frozen, and in steps before a checkpoint of a version that did not keep them.
     """
 
     history: list[Epoch] = field(default_factory=list)
     best: Epoch | None = None
     best_selection: float = -math.inf
     resumed_from: int | None = None
+    rates: list[list[float]] = field(default_factory=list)
 
     def add(self, epoch: Epoch, selection: float) -> bool:
         """Add a row; return whether it is the best so far, of which the first counts among equals."""

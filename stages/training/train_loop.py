@@ -284,17 +284,17 @@ class _TrainState:
         if not math.isfinite(validation.loss):
             raise NotFiniteError(f"validation loss became {validation.loss}")
         self._scheduler.end_epoch(validation.loss)
-        groups = self._run.optimizer.param_groups
+        rates = {block: rate for block, rate in self._rates().items() if not math.isnan(rate)}
         return Epoch(
             self.epoch,
             self.tally.loss,
             self.tally.score(self._metric),
             validation.loss,
             validation.score,
-            lr=max(float(group["lr"]) for group in groups),
+            lr=max(rates.values(), default=0.0),
             seconds=self._seconds_before + seconds,
             terms=self.tally.means(),
-            lrs={group["block"]: float(group["lr"]) for group in groups},
+            lrs=rates,
         )
 
     def snapshot(self, index: int) -> dict[str, Tensor]:
@@ -323,6 +323,7 @@ class _TrainState:
         for row in (Epoch.from_json(row, self._metric.name) for row in state["history"]):
             result.add(row, self._selection(row.val_score))
         self.contender.best_weights = state["best weights"]
+        result.rates = state["rates"].tolist() if "rates" in state else [[math.nan] * len(self._rates())] * self.steps
         result.resumed_from = result.history[-1].epoch
 
     def diagnosis(self, error: NotFiniteError) -> str:
@@ -362,11 +363,20 @@ class _TrainState:
 
     def _take_step(self, batches: list[Batch]) -> None:
         seed = self._seed(self.batches)
+        self.contender.result.rates.append([*self._rates().values()])
         self.batches += len(batches)
         self.steps += 1
         self._take_up(self._step.take(batches, seed))
         self._scheduler.step()
         self._average.update(self.steps)
+
+    def _rates(self) -> dict[str, float]:
+        """Return the rate of each block now, nan of one that is frozen."""
+        rates: dict[str, float] = {}
+        for group in self._run.optimizer.param_groups:  # others after a checkpoint than before it
+            trains = any(parameter.requires_grad for parameter in group["params"])
+            rates.setdefault(group["block"], float(group["lr"]) if trains else math.nan)
+        return rates
 
     def _take_up(self, steps: list[RunningMetrics]) -> None:
         for metrics in steps:
@@ -398,6 +408,7 @@ class _TrainState:
             "tally": self.tally.to_json(),
             "history": [epoch.to_json(self._metric.name) for epoch in contender.result.history],
             "best weights": contender.best_weights,
+            "rates": torch.tensor(contender.result.rates, dtype=torch.float64),
         }
 
     def _seed(self, *place: int) -> int:

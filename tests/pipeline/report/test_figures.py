@@ -18,7 +18,8 @@ from stages.fitting.fit_head import train_head
 from stages.tasks.base import find_metric
 from stages.tasks.single_label import SingleLabel
 from stages.training.lr_finder import LRFinderResult
-from stages.training.lr_schedules import LRScheduleConfig, lr_trace
+from stages.training.lr_schedules import LRScheduleConfig
+from tests.lr_trace import lr_trace
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
 from tests.stages.fitting.rows_of_digits import digits, fit_problem
 
@@ -188,6 +189,15 @@ def test_rates_are_a_line_for_each_block_named_in_its_color_beside_its_peak():
         assert line.get_color() == text.get_color()
         assert text.xy[1] == pytest.approx(line.get_ydata().max() / axes.get_ylim()[1])
     assert not figures.rate_schedule(SCHEDULE[:, :1], ["head"], 10).axes[0].texts
+
+
+def test_where_a_block_was_frozen_it_has_no_rate_and_one_that_never_trained_no_line():
+    rates = SCHEDULE.copy()
+    rates[:20, 1] = np.nan
+    rates[:, 2] = np.nan
+    axes = figures.rate_schedule(rates, ["head", "layer4", "layer3"], 10).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["head", "layer4"]
+    assert np.isnan(axes.lines[1].get_ydata()).tolist() == [True] * 20 + [False] * 20
 
 
 @pytest.mark.parametrize("highest", [[1e-4, 0.0], [0.0, 1e-4, 1e-6], [0.0, 0.0]])

@@ -133,6 +133,16 @@ def test_validation_outputs_too_large_to_keep_are_computed_again(probe, monkeypa
     assert [epoch.val_loss for epoch in computed.fit.history] == [epoch.val_loss for epoch in kept.fit.history]
 
 
+def test_rates_are_those_that_it_trained_with_where_losses_make_them_fall(probe):
+    falling = {"schedule": "plateau", "plateau_patience": 1, "decay_rate": 0.1, "warmup": 0.0, "epochs": 6}
+    result = tuned(probe, unfreeze="1", opt="sgd", lr=3e-2, head_lr=0.3, **falling)
+    of_head = result.rates[:, 0]
+    assert len(of_head) == 6 * result.steps_per_epoch
+    assert of_head[-1] < of_head[0] / 5
+    starts = of_head[result.steps_per_epoch :: result.steps_per_epoch]
+    assert starts.tolist() == [epoch.lrs["head"] for epoch in result.fit.history[1:-1]]
+
+
 def test_lower_blocks_have_lower_rates(probe):
     result = tuned(probe, layer_decay=0.1, schedule="constant", warmup=0.0, head_lr=5e-3, epochs=1)
     assert result.blocks == ["head", "conv_head", "blocks.6", "blocks.5"]

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -86,7 +87,13 @@ def test_a_block_that_does_not_train_yet_keeps_every_bit_and_begins_when_it_shou
                 assert not entries & changed, (epoch, block)
             else:
                 assert entries <= changed, (epoch, block)  # weights, biases and BatchNorm statistics
-    rates = result.history[-3].lrs
+    of_steps = np.array(result.rates)
+    assert of_steps.shape == (16, 4)
+    for number, block in enumerate(BLOCKS):
+        assert np.isnan(of_steps[: 2 * (began[block] - 1), number]).all()
+        assert (of_steps[2 * (began[block] - 1) :, number] > 0).all()
+    assert set(result.history[1].lrs) == {"head"}  # what is frozen has no rate
+    rates = result.history[-2].lrs
     assert rates["top"] == pytest.approx(rates["head"] / 2)
     assert rates["rest"] == pytest.approx(rates["head"] / 8)
 
@@ -102,12 +109,13 @@ def test_unfreezing_holds_over_a_restart(tmp_path, stopped_after):
             raise StopError
 
     whole = quick_network(drop_rate=0.2)
-    train_network(whole)
+    expected = train_network(whole)
     with pytest.raises(StopError):
         train_network(quick_network(drop_rate=0.2), checkpoint=tmp_path / "checkpoint.pt", on_epoch=stop)
     resumed = quick_network(drop_rate=0.2)
-    train_network(resumed, checkpoint=tmp_path / "checkpoint.pt")
+    result = train_network(resumed, checkpoint=tmp_path / "checkpoint.pt")
     assert same(whole, resumed)
+    np.testing.assert_array_equal(result.rates, expected.rates)
 
 
 def test_the_best_epoch_is_restored_as_it_was_with_blocks_that_trained_only_later():
