@@ -42,7 +42,7 @@ def lr_find(
     from pipeline.cli.opened_page import open_in_browser
     from pipeline.cli.output import echo
     from pipeline.experiment.experiment import Experiment
-    from pipeline.experiment.methods.finetune_methods import format_lr_suggestion, run_lr_finder, with_rates
+    from pipeline.experiment.methods.finetune_methods import format_lr_suggestions, run_lr_finder, with_rates
     from pipeline.experiment.methods.head_methods import require_heads
     from pipeline.experiment.setup.run_setup import init_seed, resolve_features, take_features
     from pipeline.options.command_line import invocation
@@ -62,13 +62,14 @@ def lr_find(
     experiment = Experiment(extractor, manifest, data.seeds[0], directory, data=data)
     tests = run_lr_finder(experiment, finetune, head, each_block=each_block)
     suggestions = [
-        f"{f'{test.block}: ' if test.block else ''}{format_lr_suggestion(test, 'unfreeze other layers')}"
-        for test in tests
+        f"{f'{test.block}: ' if test.block else ''}{suggestion}"
+        for test, suggestion in zip(tests, format_lr_suggestions(tests, "unfreeze other layers"), strict=True)
     ]
+    topmost = next((test for test in tests if test.block != HEAD), None)
     rates = {
         "head_lr" if test.block == HEAD else "lr": float(f"{test.suggestion:.1e}")
-        for test in reversed(tests)
-        if test.suggestion is not None
+        for test in tests
+        if test.suggestion is not None and (test.block == HEAD or test is topmost)
     }
     changed = {name: f"{rate:.1e}" for name, rate in rates.items()}
     name = with_rates(experiment, finetune, head, rates).name

@@ -41,9 +41,9 @@ class UnfreezeSchedule:
         last_start = (len(self.blocks) - 1) * self.every + 1
         if last_start > epochs:
             raise UsageError(
-                f"`unfreeze_every` {self.every} lets the last of {len(self.blocks)} blocks train from epoch "
-                f"{last_start} on, "
-                f"and there are {epochs}: unfreeze fewer blocks, more often, or train for more `epochs`"
+                f"`unfreeze_every` {self.every} lets the last of {len(self.blocks)} blocks (the head is one) train "
+                f"from epoch {last_start} on, and there are {epochs}: unfreeze fewer blocks, more often, or train for "
+                "more `epochs`"
             )
 
     def trainable_blocks(self, epoch: int) -> tuple[str, ...]:

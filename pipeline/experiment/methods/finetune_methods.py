@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -242,8 +242,8 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
             on_views=_report_view_cost,
         )
 
-    for range_test in tuned.range_tests:
-        suggestion = format_lr_suggestion(range_test, "the rate stays as it was given")
+    suggestions = format_lr_suggestions(tuned.range_tests, "the rate stays as it was given")
+    for range_test, suggestion in zip(tuned.range_tests, suggestions, strict=True):
         _say(rank, f"  range test of {range_test.block or 'all that trains'}: {suggestion}")
 
     def tested() -> Result:
@@ -389,11 +389,24 @@ def run_lr_finder(
     return tests
 
 
-def format_lr_suggestion(test: LRFinderResult, otherwise: str) -> str:
-    """Return the option with the rate that a range test suggests; where it suggests none, what follows from that."""
-    if test.suggestion is None:
-        return f"the loss never falls by more than chance; {otherwise}"
-    return f"{'`head_lr`' if test.block == HEAD else '`lr`'} {test.suggestion:.1e}"
+def format_lr_suggestions(tests: Sequence[LRFinderResult], otherwise: str) -> list[str]:
+    """Return what each range test suggests: an option, or the rate of a block that no option names; or what follows.
+
+    Parameters
+    ----------
+    tests : sequence of LRFinderResult
+        One of all that trains, or of single blocks, from the head down.
+    otherwise : str
+        What follows where a test suggests no rate.
+    """
+    below = [test.block for test in tests if test.block not in (None, HEAD)]
+    options = {None: "`lr` ", HEAD: "`head_lr` ", **dict.fromkeys(below[:1], "`lr` ")}
+    return [
+        f"the loss never falls by more than chance; {otherwise}"
+        if test.suggestion is None
+        else f"{options.get(test.block, 'a rate of ')}{test.suggestion:.1e}"
+        for test in tests
+    ]
 
 
 def transfer_method(options: FinetuneConfig) -> str:

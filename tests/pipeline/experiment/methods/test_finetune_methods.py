@@ -2,12 +2,19 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.methods import finetune_methods
-from pipeline.experiment.methods.finetune_methods import _starting_head, run_finetune, run_finetunings, with_rates
+from pipeline.experiment.methods.finetune_methods import (
+    _starting_head,
+    format_lr_suggestions,
+    run_finetune,
+    run_finetunings,
+    with_rates,
+)
 from pipeline.experiment.methods.head_methods import run_heads
 from pipeline.export.equality import compare_with_run, samples_of_run
 from pipeline.library.export_model import export_model, open_trained
@@ -22,6 +29,7 @@ from stages.finetuning.finetune import finetune
 from stages.network.backbones.user_module import backbone_from_module
 from stages.network.heads.serialization import load_head
 from stages.tasks.dense import Dense
+from stages.training.lr_finder import LRFinderResult
 from tests.own_network import OwnNetwork
 
 RIDGE = FinetuneConfig(init_head="ridge")
@@ -103,6 +111,23 @@ def test_a_network_tuned_by_lora_is_saved_and_exported_as_a_plain_one(photograph
     assert found[0].samples > 5
     plain = run_finetune(experiment, replace(lora, lora=0), HeadConfig())
     assert (plain.name, "lora" in plain.settings) == ("top-1", False)
+
+
+def test_only_the_rates_that_options_name_are_told_as_options():
+    def found(block, suggestion):
+        return LRFinderResult(np.ones(2), np.ones(2), np.ones(2), suggestion, block)
+
+    assert format_lr_suggestions([found(None, 1e-3)], "") == ["`lr` 1.0e-03"]
+    blocks = [found("head", 1e-2), found("conv_head", None), found("blocks.6", 3e-4)]
+    assert format_lr_suggestions(blocks, "as it was") == [
+        "`head_lr` 1.0e-02",
+        "the loss never falls by more than chance; as it was",
+        "a rate of 3.0e-04",
+    ]
+    assert format_lr_suggestions([blocks[0], found("conv_head", 2e-4), blocks[2]], "")[1:] == [
+        "`lr` 2.0e-04",
+        "a rate of 3.0e-04",
+    ]
 
 
 def test_another_rate_has_a_name_of_its_own_where_the_run_has_one_by_this_name(experiment):
