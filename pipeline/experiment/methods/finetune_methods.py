@@ -400,7 +400,8 @@ def format_lr_suggestions(tests: Sequence[LRFinderResult], otherwise: str) -> li
         What follows where a test suggests no rate.
     """
     below = [test.block for test in tests if test.block not in (None, HEAD)]
-    options = {None: "`lr` ", HEAD: "`head_lr` ", **dict.fromkeys(below[:1], "`lr` ")}
+    options: dict[str | None, str] = {None: "`lr` ", HEAD: "`head_lr` "}
+    options.update(dict.fromkeys(below[:1], "`lr` "))
     return [
         f"the loss never falls by more than chance; {otherwise}"
         if test.suggestion is None
