@@ -279,7 +279,8 @@ def interval_words(comparison: Comparison) -> str:
     estimate = "that of all tests" if comparison.metric.per_sample is None else "the mean"
     return (
         f"{capitalized(comparison.metric.label)} is {estimate} over {seeds}; intervals, the tests of all {seeds} "
-        f"pooled and corrected for the {comparison.rows[0].unit}s that they share: {methods}."
+        f"pooled and corrected for the {comparison.rows[0].unit}s that they share, and wider where the seeds differ by "
+        f"more than that: {methods}."
     )
 
 

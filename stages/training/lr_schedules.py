@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import (
     ConstantLR,
@@ -301,6 +304,28 @@ def restarts(optimizer: Optimizer, schedule: LRScheduleConfig, steps_per_epoch: 
     cycle = max(round((schedule.cycle_epochs or 1) * steps_per_epoch), 1)
     cycle_mul = int(schedule.cycle_mul or 2)
     return _after_warmup(optimizer, rising, CosineAnnealingWarmRestarts(optimizer, cycle, cycle_mul))
+
+
+def lr_trace(
+    schedule: LRScheduleConfig, highest: Sequence[float], steps_per_epoch: int, epochs: int
+) -> NDArray[np.float64]:
+    """Return the rates of every step without training, float64 [steps, groups].
+
+    Parameters
+    ----------
+    schedule : LRScheduleConfig
+        ``plateau`` falls where the validation loss says so, which only training shows: here it never does.
+    highest : sequence of float
+        Highest rate of each group.
+    """
+    optimizer = SGD([{"params": [torch.zeros(1, requires_grad=True)], "lr": rate} for rate in highest])
+    scheduler = make_schedule(optimizer, schedule, steps_per_epoch, epochs)
+    rates = []
+    for _ in range(steps_per_epoch * epochs):
+        rates.append([float(group["lr"]) for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    return np.array(rates).reshape(-1, len(highest))
 
 
 def _step_count(steps_per_epoch: int, epochs: int) -> int:

@@ -18,8 +18,7 @@ from stages.fitting.fit_head import train_head
 from stages.tasks.base import find_metric
 from stages.tasks.single_label import SingleLabel
 from stages.training.lr_finder import LRFinderResult
-from stages.training.lr_schedules import LRScheduleConfig
-from tests.lr_trace import lr_trace
+from stages.training.lr_schedules import LRScheduleConfig, lr_trace
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
 from tests.stages.fitting.rows_of_digits import digits, fit_problem
 

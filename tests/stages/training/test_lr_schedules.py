@@ -7,9 +7,8 @@ from torch import nn
 
 from cache.errors import UsageError
 from stages.config.registry import SCHEDULES
-from stages.training.lr_schedules import LRScheduleConfig, make_schedule
+from stages.training.lr_schedules import LRScheduleConfig, lr_trace, make_schedule
 from stages.training.optim import create_optimizer
-from tests.lr_trace import lr_trace
 
 KINDS = st.sampled_from(list(SCHEDULES.declared))
 CYCLES = ("triangular", "triangular2", "exp_range")

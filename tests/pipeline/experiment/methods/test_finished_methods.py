@@ -66,6 +66,8 @@ def test_of_a_fine_tuning_the_options_of_heads_are_named_where_no_other_differ(r
     tuning = {**OPTIONS, "unfreeze": "3", "epochs": 6, "cv": 5}
     with pytest.raises(UsageError, match=r"trained with `epochs` 6, and this command says 9\."):
         find_finished(ridge, "another".__eq__, {**tuning, "epochs": 9}, overwrite=False)
+    with pytest.raises(UsageError, match=r"trained with `unfreeze` 3, and this command says 'layer4,'\."):
+        find_finished(ridge, "another".__eq__, {**tuning, "unfreeze": "layer4,"}, overwrite=False)
     with pytest.raises(UsageError, match=r"trained with `cv` 3, and this command says 5\."):
         find_finished(ridge, "another".__eq__, tuning, overwrite=False)
 
