@@ -132,7 +132,8 @@ def test_nothing_is_decoded_while_a_graph_is_recorded(pretended_cuda):
     decoded: list[torch.Tensor | None] = []
 
     def decode():
-        decoded.extend(decode_jpegs([encoded(0)], sizes(1), CUDA))
+        with torch.cuda.stream(torch.cuda.Stream()):  # as engines do: on this thread's, the recording is replayed soon
+            decoded.extend(decode_jpegs([encoded(0)], sizes(1), CUDA))
 
     threads = []
 
