@@ -29,6 +29,7 @@ from unittest import mock
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
@@ -642,7 +643,7 @@ def _pattern(seed: Any, shape: torch.Size) -> Tensor:
     """Return normal numbers of this shape, the same ones for the same seed."""
     with _disable_current_modes():
         generator = _raw_generator().manual_seed(zlib.crc32(repr(seed).encode()))
-        return torch.empty(shape).normal_(generator=generator)
+        return torch.empty(shape, dtype=torch.float32, device="cpu").normal_(generator=generator)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1082,6 +1083,7 @@ def pretend_cuda(*, rounds: bool = False) -> Iterator[PretendedCuda]:
         return
     if torch.cuda.is_available():
         torch.cuda.init()  # which torch asks for once in a process, by `_lazy_init`: not of the pretended device alone
+    _device_constructors()  # of which torch makes a list once: of its own functions, not of what stands in for them
     _register_autocast()
     bootstrap = threading.Thread._bootstrap_inner
 

@@ -15,6 +15,7 @@ from stages.network.classifier import output_layers
 from stages.network.heads.registry import build_head
 from stages.network.heads.serialization import load_head, save_head
 from stages.network.heads.top_blocks import TopHead
+from stages.runtime.float32 import float32_products
 from tests.stages.network.networks import graph, images, network
 
 CUTS = {
@@ -119,7 +120,7 @@ def test_fine_tuning_goes_on_from_it_with_the_same_answers(tmp_path):
     upper = build_transfer_model(extractor, head, FinetuneConfig(unfreeze="layer2"))
     pixels = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8)
     targets = torch.arange(4, device=extractor.device) % 3
-    with torch.no_grad():
+    with torch.no_grad(), float32_products():
         logits = upper.model.eval()(upper.frozen(upper.normalize(pixels)))
         of_the_head = head.to(extractor.device)(extractor.features(pixels).to(extractor.device))
         torch.testing.assert_close(logits, of_the_head, atol=1e-4, rtol=1e-4)
