@@ -1,4 +1,4 @@
-"""The search over C and scaling with all fits in batches: what `grid_search` does on cores one by one.
+"""The search over C and scaling with all fits in batches: what `host_search` does on cores one by one.
 
 On an accelerator that is the way; on cores it is for rows that stay in the cache, or are too large to be copied in
 float32: one pass over the rows serves all models.
@@ -25,7 +25,7 @@ from stages.fitting.problem import FitProblem
 from stages.fitting.solvers.cached_rows import AnyDeviceRows, CachedRows, rows_of_cache
 from stages.fitting.solvers.device_linear import DeviceLinearModels, LinearFit, State
 from stages.fitting.solvers.device_rows import DeviceRows
-from stages.fitting.solvers.grid_search import (
+from stages.fitting.solvers.grid import (
     FittedModel,
     Fold,
     Grid,

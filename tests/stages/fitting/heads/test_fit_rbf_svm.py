@@ -1,5 +1,6 @@
-"""The memory that kernel machines take: within what features may take, measured in processes of their own."""
+"""Kernel machines: what they compute, and the memory they take, within what features may, in processes of their own."""
 
+import pickle
 import re
 import sys
 from dataclasses import replace
@@ -7,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from sklearn.metrics.pairwise import rbf_kernel
 
 from cache.errors import UsageError
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import head_probabilities, train_foldable_head, train_head
-from stages.fitting.heads.fit_rbf_svm import FEWEST_LANDMARKS, KERNEL_UP_TO, compared_within
+from stages.fitting.heads import fit_rbf_svm
+from stages.fitting.heads.fit_rbf_svm import FEWEST_LANDMARKS, KERNEL_UP_TO, RBFSVMFactory, compared_within
 from tests.ready_processes import ReadyProcess
 from tests.stages.fitting.labels_and_numbers import labelled, problem_of
-from tests.stages.fitting.rows_of_digits import TEN_CLASSES, fit_problem
+from tests.stages.fitting.rows_of_digits import TEN_CLASSES, fit_problem, numbered_classes, skewed
 
 OPTIONS = HeadConfig(c_values=(1e-3, 1e-2), scalers=("standard", "none"))
 
@@ -113,3 +117,87 @@ def test_labels_that_are_not_all_known_have_room_for_the_copies_of_their_parts()
         options = replace(OPTIONS, max_memory_gb=gigabytes + rows.nbytes / 1e9, scalers=("none",))
         kept[gigabytes] = "landmarks" in train_head("rbf", problem_of(rows, labels, options=options)).settings
     assert [*kept.values()] == [False, True]
+
+
+@pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
+def test_nystroem_with_all_rows_as_landmarks_is_the_exact_kernel(scaling):
+    rows, labels = skewed(count=400, width=12, classes=2)
+    factory = RBFSVMFactory(numbered_classes(2), np.zeros(12, np.float32), seed=0, landmarks=400, exact_up_to=10)
+    quick = factory(scaling, rows, labels)
+    assert isinstance(quick, fit_rbf_svm.NystroemModel)
+    quick.fit(1e-3, final=True)
+    head_scores = quick.head()(torch.from_numpy(rows)).detach().numpy()
+    assert np.abs(head_scores - quick.scores(rows)).max() < 0.02
+    mapped = quick.map(rows)
+    scaled = quick.map.scaler(rows)
+    assert np.abs(mapped @ mapped.T - rbf_kernel(scaled, scaled, quick.map.scaler.gamma)).max() < 1e-3
+
+
+def test_fewer_landmarks_are_used_as_they_are_asked_for():
+    rows, labels = skewed(count=400, width=12)
+    factory = RBFSVMFactory(numbered_classes(3), np.zeros(12, np.float32), seed=0, landmarks=50, exact_up_to=10)
+    model = factory("none", rows, labels)
+    model.fit(1e-3)
+    assert model.head().config["support"] == 50
+
+
+@pytest.mark.parametrize("spread", [1.0, 30.0])
+def test_the_kernel_of_float32_products_is_that_of_scikit_learn(spread):
+    """As of rows that some are much longer than others, and of equal ones."""
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((90, 300)).astype(np.float32)
+    rows[:5] *= spread
+    rows[80:] = rows[:10]
+    gamma = 1 / (300 * rows.var())
+
+    def quickly(others):
+        return fit_rbf_svm._of_distances(fit_rbf_svm._squared_distances(rows, others), gamma)
+
+    quick, slow = quickly(rows[20:]), rbf_kernel(rows.astype(np.float64), rows[20:], gamma)
+    assert quick.dtype == np.float64
+    assert np.abs(quick - slow).max() < 1e-5
+    assert (np.diag(quickly(rows)) == 1).all()
+
+
+@pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
+@pytest.mark.parametrize("part", [slice(0, 300), np.arange(0, 400, 3)], ids=["slice", "places"])
+def test_machines_on_parts_of_rows_that_were_compared_before_say_what_they_would_say_alone(scaling, part, monkeypatch):
+    monkeypatch.setattr(fit_rbf_svm, "PREPARED_FROM", 0)
+    rows, labels = skewed(count=400, width=12)
+    rows -= rows.mean(axis=0)
+    alone = RBFSVMFactory(numbered_classes(3), np.zeros(12, np.float32), seed=0, landmarks=400)
+    prepared, others = alone.prepared(rows, ["none", "l2"]), np.arange(300, 400)
+    assert prepared.distances is not None
+    for _ in range(2):  # what is compared before is not used up
+        machines = [
+            factory(scaling, rows[part], labels[part], places)
+            for factory, places in ((alone, None), (prepared, part), (alone, part))
+        ]
+        for machine in machines:
+            machine.fit(1e-3)
+        expected, *said = [machine.scores(rows[others], others) for machine in machines]
+        assert np.abs(expected).max() > 0.5
+        for scores in said:
+            assert np.abs(scores - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("cv", [0, 5])
+def test_a_search_compares_its_rows_once(cv, monkeypatch):
+    monkeypatch.setattr(fit_rbf_svm, "PREPARED_FROM", 0)
+    compare, compared = fit_rbf_svm._squared_distances, []
+    monkeypatch.setattr(fit_rbf_svm, "_squared_distances", lambda *given: compared.append(0) or compare(*given))
+    rows, labels = skewed(count=400, width=12)
+    parts = [FeatureRows(rows[part], labels[part]) for part in (slice(0, 300), slice(300, 400))]
+    options = HeadConfig(c_values=(1e-4, 1e-3), scalers=("none",), cv=cv)
+    fit_rbf_svm.fit_rbf(fit_problem(*parts, classes=3, options=options))
+    assert len(compared) == 1
+
+
+def test_more_rows_than_memory_is_meant_for_are_not_compared_before(monkeypatch):
+    monkeypatch.setattr(fit_rbf_svm, "_COMPARED_UP_TO", 99)
+    factory = RBFSVMFactory(numbered_classes(3), np.zeros(12_000, np.float32), seed=0, landmarks=400)
+    assert factory.prepared(np.zeros((100, 12_000), np.float32), ["none"]) is factory
+    assert factory.prepared(np.zeros((99, 12_000), np.float32), ["none"]).distances.shape == (99, 99)
+    assert factory.prepared(np.zeros((99, 10), np.float32), ["none"]) is factory  # next to nothing
+    prepared = factory.prepared(np.zeros((99, 12_000), np.float32), ["none"])
+    assert pickle.loads(pickle.dumps(prepared)).distances is None

@@ -14,7 +14,7 @@ from stages.fitting.heads.fit_rbf_svm import fit_rbf
 from stages.fitting.heads.logistic import fit_logistic
 from stages.fitting.heads.svm import fit_svm
 from stages.fitting.problem import FitProblem
-from stages.fitting.solvers import device_linear, device_search, grid_search
+from stages.fitting.solvers import device_linear, device_search, grid, grid_search
 from stages.fitting.solvers.device_rows import DeviceRows
 from stages.fitting.solvers.device_search import DeviceFits
 from stages.fitting.solvers.linear_models import LinearModelFactory
@@ -98,7 +98,7 @@ def test_margins_of_the_svm_have_the_same_temperature(labels, pretended_cuda):
 
 
 def test_many_rows_are_searched_by_a_part_first_and_the_same_are_climbed_to(monkeypatch, pretended_cuda):
-    monkeypatch.setattr(grid_search, "SUBSAMPLE_FROM", 1000)
+    monkeypatch.setattr(grid, "SUBSAMPLE_FROM", 1000)
     problem = problem_of(count=2400)
     on_cores, on_device = both(problem)
     assert_alike(problem, on_cores, on_device)
@@ -133,7 +133,7 @@ def test_rows_of_which_no_copy_finds_room_are_gone_through_in_batches(monkeypatc
 
 
 def test_many_rows_of_a_cache_are_searched_by_as_many_as_memory_may_hold(tmp_path, monkeypatch):
-    monkeypatch.setattr(grid_search, "SUBSAMPLE_FROM", 1000)
+    monkeypatch.setattr(grid, "SUBSAMPLE_FROM", 1000)
     problem = problem_of(count=2400, scalers=("none", "standard", "l2"))
     train, val = streamed(tmp_path, problem.in_memory, memory=2 * 200 * 30 * 2)
     found = fit_logistic(replace(problem, train=train, val=val))
@@ -144,7 +144,7 @@ def test_many_rows_of_a_cache_are_searched_by_as_many_as_memory_may_hold(tmp_pat
 
 
 def test_fits_to_all_rows_begin_at_zero_and_not_at_the_weights_of_a_part(monkeypatch, pretended_cuda):
-    monkeypatch.setattr(grid_search, "SUBSAMPLE_FROM", 1000)
+    monkeypatch.setattr(grid, "SUBSAMPLE_FROM", 1000)
     fits, original = [], device_linear.DeviceLinearModels.fit
 
     def fit(models, settings, starts, *, final=False):
