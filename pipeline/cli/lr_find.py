@@ -35,7 +35,7 @@ def lr_find(
     Parameters
     ----------
     each_block
-        Test the head and every block that trains by itself, the others at the rate they are given.
+        Test the head and every block that trains by itself, while the others do not.
     out
         Run directory for lr-find.html; the plot is left in it as range-test.png too.
     """

@@ -30,6 +30,14 @@ _SETTLED = 10
 _FEWEST = 2 * _SETTLED
 
 
+_SHARE = 0.5
+"""Share of what the running mean has fallen by that it rises by again, more than by chance, where a rate is too high."""
+
+
+_CHANCE = float(np.sqrt((1 - _SMOOTHING) / (1 + _SMOOTHING)))
+"""Times the deviation of a loss that such a mean deviates."""
+
+
 _DIVERGED = 4.0
 """Times the lowest smoothed loss: where the test ends."""
 
@@ -49,7 +57,7 @@ class LRFinderResult:
     suggestion : float or None
         Where the loss falls most steeply over the logarithm of the rate; None where it never falls by more than chance.
     block : str or None
-        The only block whose rate rose.
+        The only block that trained.
     """
 
     rates: NDArray[np.float64]
@@ -60,13 +68,24 @@ class LRFinderResult:
 
     @property
     def lowest(self) -> int:
-        """The step with the lowest running mean, once that has settled; the last step where it never does.
+        """The step with the lowest running mean, once that has settled and before it rises clearly for the first time.
 
-        Among the first few steps the easiest batch is often lower than all that follows, where a network begins that
-        can do its task already.
+        The last step where it never settles. Among the first few steps the easiest batch is often lower than all that
+        follows, where a network begins that can do its task already; and a block that trains alone is often thrown
+        about at high rates and learns again at still higher ones, where nobody would begin.
         """
         settled = self.smoothed[_SETTLED:]
-        return _SETTLED + int(settled.argmin()) if len(settled) else len(self.smoothed) - 1
+        if not len(settled):
+            return len(self.smoothed) - 1
+        lowest_so_far = np.minimum.accumulate(settled)
+        clearly = np.maximum(_SHARE * (settled[0] - lowest_so_far), 3 * np.sqrt(2) * _CHANCE * self._deviation)
+        rises = np.flatnonzero(settled - lowest_so_far > clearly)
+        return _SETTLED + int(settled[: rises[0] if len(rises) else None].argmin())
+
+    @property
+    def _deviation(self) -> float:
+        """How far a batch's loss is from what it would be in the mean, by the median, which the last steps leave alone."""
+        return 1.4826 * float(np.median(np.abs(np.diff(self.losses)))) / np.sqrt(2)
 
 
 def lr_find(
@@ -90,7 +109,8 @@ def lr_find(
         The rates of all groups rise together, in the proportion that they have now; this is the highest of them.
     steps : int
     block : str, optional
-        Only the rate of this block's groups rises, from `lowest` to `highest`; the others stay what they are now.
+        Only this block trains, its rate rising from `lowest` to `highest`: where others trained beside it, the loss
+        would fall by what they learn, whatever the rate of this one.
 
     Raises
     ------
@@ -117,12 +137,15 @@ def lr_find(
     trial, trial_optimizer = copy.deepcopy((run.model, run.optimizer))
     trial.train()
     rising = [group for group in trial_optimizer.param_groups if block in (None, group.get("block"))]
+    still = [group for group in trial_optimizer.param_groups if block not in (None, group.get("block"))]
     top = max(float(group["lr"]) for group in rising)
     proportions = [float(group["lr"]) / top for group in rising]
     step = TrainStep(trial, trial_optimizer, run.config, run.task, weights=run.class_weights)
     losses: list[float] = []
     smoothed: list[float] = []
     rates = np.geomspace(lowest, highest, steps)
+    for group in still:
+        group["lr"] = 0.0
     with preserve_rng_state(), progress(label="range test", total=steps) as told, untold():
         for rate, batches in zip(rates, _step_batches(run), strict=False):
             for group, proportion in zip(rising, proportions, strict=True):

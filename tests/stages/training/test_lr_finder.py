@@ -153,7 +153,7 @@ def test_only_the_rate_of_the_block_that_is_tested_rises(monkeypatch):
     result = lr_find(run_of(model, optimizer), lowest=1e-6, highest=1e-2, steps=20, block="body")
     assert result.block == "body"
     for rate, rates in zip(result.rates, seen, strict=True):
-        assert rates == [rate if is_in_block else before for is_in_block, before in zip(tested, now, strict=True)]
+        assert rates == [rate if is_in_block else 0.0 for is_in_block in tested]
     seen.clear()
     result = lr_find(run_of(model, optimizer), lowest=1e-6, highest=1e-2, steps=20)
     for rate, rates in zip(result.rates, seen, strict=True):
@@ -184,6 +184,28 @@ def test_an_easy_batch_among_the_first_does_not_hide_that_the_loss_falls_later()
     result = LRFinderResult(rates, smoothed, smoothed, None)
     assert result.lowest == 49
     assert _steepest_descent(result) == pytest.approx(rates[35])
+
+
+def test_what_other_blocks_learn_is_not_taken_for_what_the_rate_of_one_does():
+    """At the rates that it begins with the head alone makes the loss fall, from the first step on."""
+    model, optimizer = in_training("momentum")
+    for group in optimizer.param_groups:
+        group["lr"] = 0.05 if group["block"] == "head" else group["lr"]
+    beside = lr_find(run_of(model, optimizer), lowest=1e-9, highest=1e-7, steps=30, block="body")
+    assert beside.suggestion is None
+
+
+def test_a_rate_at_which_a_block_learns_again_after_it_was_thrown_about_is_not_suggested():
+    rates = np.geomspace(1e-7, 1.0, 100)
+    step = np.arange(100)
+    losses = 0.8 - 0.5 / (1 + np.exp(-(step - 45) / 3.0)) + np.where(step >= 70, 1.5 * np.exp(-(step - 70) / 6.0), 0)
+    losses += np.random.default_rng(0).normal(0, 0.03, 100)
+    losses[85:] = 0.05
+    smoothed = np.array([_running_mean([*losses[: end + 1]]) for end in range(len(rates))])
+    result = LRFinderResult(rates, losses, smoothed, None)
+    assert smoothed.argmin() > 85
+    assert 55 < result.lowest < 72
+    assert rates[40] < _steepest_descent(result) < rates[50]
 
 
 def noisy(seed, fall):
