@@ -31,7 +31,7 @@ _FEWEST = 2 * _SETTLED
 
 
 _SHARE = 0.5
-"""Share of what the running mean has fallen by that it rises by again, more than by chance, where a rate is too high."""
+"""Share of what the running mean has fallen by that it rises by again, beyond chance, where a rate is too high."""
 
 
 _CHANCE = float(np.sqrt((1 - _SMOOTHING) / (1 + _SMOOTHING)))
@@ -75,7 +75,7 @@ class LRFinderResult:
         about at high rates and learns again at still higher ones, where nobody would begin.
         """
         settled = self.smoothed[_SETTLED:]
-        if not len(settled):
+        if len(settled) == 0:
             return len(self.smoothed) - 1
         lowest_so_far = np.minimum.accumulate(settled)
         clearly = np.maximum(_SHARE * (settled[0] - lowest_so_far), 3 * np.sqrt(2) * _CHANCE * self._deviation)
@@ -84,8 +84,8 @@ class LRFinderResult:
 
     @property
     def _deviation(self) -> float:
-        """How far a batch's loss is from what it would be in the mean, by the median, which the last steps leave alone."""
-        return 1.4826 * float(np.median(np.abs(np.diff(self.losses)))) / np.sqrt(2)
+        """How far the loss of a batch is from the mean, by the median, which the last steps leave alone."""
+        return float(1.4826 / np.sqrt(2) * np.median(np.abs(np.diff(self.losses))))
 
 
 def lr_find(
