@@ -47,7 +47,6 @@ from stages.runtime.progress import progress
 from stages.runtime.seeding import seed_from
 from stages.runtime.shared_memory import loaders_that_fit
 from stages.runtime.threads import keep_what_is_inherited, single_thread_pool, usable_cores
-from stages.training.evaluation import Batches
 from stages.training.sample_images import Inputs, SampleImages
 
 _LOG = logging.getLogger("cutonce")
@@ -105,9 +104,8 @@ class ImageBatches:
         self._forks = workers > 0
         self._threads = extractor.threads
         self._frozen = InHalves(upper.frozen, extractor.device, "the frozen part")
-        own_val = problem.own_val
-        validation = self._sample_validation if own_val.images else self._validation
-        self.val = memoize_batches(lambda: validation(extractor, own_val), self._count_again)
+        self._extractor, self._own_val = extractor, problem.own_val
+        self._kept_val = KeptBatches()
 
     @staticmethod
     def _reading(extractor: Extractor) -> Reading:
@@ -165,6 +163,11 @@ class ImageBatches:
                 self.forwards += len(images)
                 yield self._through_frozen(inputs, pool), targets
                 bar.update()
+
+    def val(self) -> Iterator[tuple[Inputs, Tensor]]:
+        """Yield the same of the validation images, in the evaluation view."""
+        make = self._sample_validation if self._own_val.images else self._validation
+        return self._kept_val.served(partial(make, self._extractor, self._own_val), self._count_again)
 
     def _in_turns(self, pool: ThreadPoolExecutor, images: Tensor) -> Tensor:
         """Return the output of the boundary for the images of samples, never more at a time than a batch may have."""
@@ -310,34 +313,35 @@ def require_readable(manifest: Manifest, failures: list[tuple[int, str]]) -> Non
         raise DataError(f"{manifest.locations[index]} could be read before and cannot be read now: {reason}")
 
 
-def memoize_batches(
-    make: Callable[[], Iterator[tuple[Inputs, Tensor]]], on_again: Callable[[Inputs], None] = lambda _: None
-) -> Callable[[], Batches]:
-    """Return `make` that computes its batches once and serves them from memory, if they fit `VALIDATION_BYTES`.
+class KeptBatches:
+    """Batches that are computed once and then served from memory, if they fit `VALIDATION_BYTES`.
 
-    The frozen outputs of the validation images are the same in every epoch. `on_again` is told the inputs of each batch
-    that is served from memory.
+    The frozen outputs of the validation images are the same in every epoch. What makes them is given at each call: kept
+    here, it would hold who has these, in a circle, and with it the processes that load images, until garbage is
+    collected.
     """
-    memoized: list[tuple[Inputs, Tensor]] = []
-    complete = False
 
-    def batches() -> Iterator[tuple[Inputs, Tensor]]:
-        nonlocal complete
-        if complete:
-            for batch in memoized:
+    def __init__(self) -> None:
+        self._batches: list[tuple[Inputs, Tensor]] = []
+        self._are_complete = False
+
+    def served(
+        self, make: Callable[[], Iterator[tuple[Inputs, Tensor]]], on_again: Callable[[Inputs], None] = lambda _: None
+    ) -> Iterator[tuple[Inputs, Tensor]]:
+        """Yield the batches of `make`; `on_again` is told the inputs of each that is served from memory."""
+        if self._are_complete:
+            for batch in self._batches:
                 on_again(batch[0])
                 yield batch
             return
-        memoized.clear()
+        self._batches.clear()
         size, fits_in_memory = 0, True
         for batch in make():
             size += sum(part.nbytes for part in batch)
             fits_in_memory = fits_in_memory and size <= VALIDATION_BYTES
             if fits_in_memory:
-                memoized.append(batch)
+                self._batches.append(batch)
             else:
-                memoized.clear()
+                self._batches.clear()
             yield batch
-        complete = fits_in_memory
-
-    return batches
+        self._are_complete = fits_in_memory

@@ -54,5 +54,5 @@ class HeadFit:
         fold: Callable[[], OutOfFold | None],
     ) -> HeadFit:
         """Return what a search found, its heads still to be fitted."""
-        unfitted = LinearHead(problem.train.row_shape, problem.task.out_features)
+        unfitted = LinearHead.of_zeros(problem.train.row_shape, problem.task.out_features)
         return cls(unfitted, unfitted, {}, candidates, fold=fold, finish=finish)

@@ -42,7 +42,7 @@ from stages.network.heads.depths import ColumnsHead, ProjectedHead
 from stages.network.heads.knn import KNNHead
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
-from stages.network.heads.registry import rebuild_head
+from stages.network.heads.registry import unfilled_head
 from stages.runtime.products import linear, product
 
 EXACT_UP_TO = 4000
@@ -481,7 +481,7 @@ class Coordinates:
         weight = tensors[f"{layer}.weight"].double().numpy()
         weight = weight if self.axes is None else self.axes.back(weight)
         tensors[f"{layer}.weight"] = self._sum_of_landmarks(solve_triangular(triangle, weight.T, lower=True, trans="T"))
-        on_numbers = rebuild_head({**head.config, "row_shape": [len(self.factor)]}, None)
+        on_numbers = unfilled_head({**head.config, "row_shape": [len(self.factor)]}, None)
         on_numbers.load_state_dict(tensors)
         return on_numbers.eval()
 

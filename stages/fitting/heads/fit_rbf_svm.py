@@ -269,7 +269,7 @@ class ExactRBFSVM:
             assert side is not None
             known = np.flatnonzero(side)
             kernel = self.kernel if len(known) == len(side) else self.kernel[np.ix_(known, known)]
-            machine = SVC(C=C_RATIO * c, kernel="precomputed", class_weight=weights)
+            machine = SVC(C=C_RATIO * c, kernel="precomputed", class_weight=weights, random_state=0)
             machine.fit(kernel, side[known] > 0)
             self.support[known[machine.support_], number] = machine.dual_coef_[0]
             self.bias[number] = machine.intercept_[0]

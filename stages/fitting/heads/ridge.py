@@ -597,10 +597,8 @@ class RidgeFits:
     def _joined(self, heads: Sequence[LinearHead]) -> LinearHead:
         if self._covers_all:
             return heads[0]
-        joined = LinearHead((self._width,), self._out_features, l2=bool(heads and heads[0].config["l2"]))
+        joined = LinearHead.of_zeros((self._width,), self._out_features, l2=bool(heads and heads[0].config["l2"]))
         with torch.no_grad():
-            joined.output.weight.zero_()
-            joined.output.bias.zero_()
             for (columns, *_), head in zip(self._groups, heads, strict=True):
                 joined.output.weight[columns] = head.output.weight
                 joined.output.bias[columns] = head.output.bias

@@ -10,7 +10,7 @@ from torch import Tensor
 from stages.network.aggregate import Aggregate
 from stages.network.graph.cuts import CutGraph
 from stages.network.heads.base import Head
-from stages.network.heads.registry import rebuild_head
+from stages.network.heads.registry import unfilled_head
 
 
 class AggregatedHead(Head):
@@ -49,4 +49,4 @@ class AggregatedHead(Head):
         cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], graph: CutGraph | None
     ) -> Head:
         """Return a head with the rest of a `config`."""
-        return cls(Aggregate(**settings["aggregate"]), rebuild_head(dict(settings["inner"]), graph))
+        return cls(Aggregate(**settings["aggregate"]), unfilled_head(dict(settings["inner"]), graph))

@@ -15,7 +15,7 @@ from stages.network.aggregate import Aggregate
 from stages.network.graph.cuts import CutGraph
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
-from stages.network.heads.registry import build_head, rebuild_head
+from stages.network.heads.registry import build_head, unfilled_head
 
 ENCODER_WIDTH = 64
 """Numbers that the encoder of each part ends in, and units where they meet."""
@@ -58,7 +58,7 @@ class WeightedBlocksHead(Head):
         cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], graph: CutGraph | None
     ) -> Head:
         """Return a head with the rest of a `config`."""
-        return cls(rebuild_head(dict(settings["inner"]), graph), settings["normalized"])
+        return cls(unfilled_head(dict(settings["inner"]), graph), settings["normalized"])
 
 
 def weigh_blocks(head: Head, offset: ArrayLike, factor: ArrayLike, normalized: int = 0) -> Head:
@@ -174,5 +174,5 @@ class AggregatedBlocksHead(Head):
     ) -> Head:
         """Return a head with the rest of a `config`."""
         return cls(
-            Aggregate(**settings["aggregate"]), rebuild_head(dict(settings["inner"]), graph), settings["columns"]
+            Aggregate(**settings["aggregate"]), unfilled_head(dict(settings["inner"]), graph), settings["columns"]
         )

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from stages.network.graph.cuts import CutGraph
 from stages.network.heads.base import Head
-from stages.network.heads.registry import rebuild_head
+from stages.network.heads.registry import unfilled_head
 from stages.runtime.products import linear
 
 
@@ -44,7 +44,7 @@ class ColumnsHead(Head):
         cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], graph: CutGraph | None
     ) -> Head:
         """Return a head with the rest of a `config`."""
-        return cls(rebuild_head(dict(settings["inner"]), graph), row_shape[0], settings["ranges"])
+        return cls(unfilled_head(dict(settings["inner"]), graph), row_shape[0], settings["ranges"])
 
 
 class ProjectedHead(Head):
@@ -83,4 +83,4 @@ class ProjectedHead(Head):
         cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], graph: CutGraph | None
     ) -> Head:
         """Return a head with the rest of a `config`."""
-        return cls(rebuild_head(dict(settings["inner"]), graph), row_shape[0])
+        return cls(unfilled_head(dict(settings["inner"]), graph), row_shape[0])

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from stages.network.graph.cuts import CutGraph
 from stages.network.heads.base import Head
-from stages.network.heads.registry import rebuild_head
+from stages.network.heads.registry import unfilled_head
 
 
 class EnsembleHead(Head):
@@ -67,7 +67,7 @@ class EnsembleHead(Head):
         cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], graph: CutGraph | None
     ) -> Head:
         """Return a head with the rest of a `config`."""
-        return cls([rebuild_head(dict(member), graph) for member in settings["members"]], settings["activation"])
+        return cls([unfilled_head(dict(member), graph) for member in settings["members"]], settings["activation"])
 
 
 class StackedHead(Head):
@@ -124,8 +124,8 @@ class StackedHead(Head):
         cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], graph: CutGraph | None
     ) -> Head:
         """Return a head with the rest of a `config`."""
-        members = [rebuild_head(dict(member), graph) for member in settings["members"]]
-        stack = rebuild_head(dict(settings["stack"]), graph)
+        members = [unfilled_head(dict(member), graph) for member in settings["members"]]
+        stack = unfilled_head(dict(settings["stack"]), graph)
         return cls(members, stack, settings["activation"], settings["least"])
 
 

@@ -15,6 +15,7 @@ from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.heads.base import Head, vector_width
 from stages.network.heads.linear_maps import LinearMapsHead
 from stages.network.heads.registry import register_torch_head
+from stages.runtime.seeding import NothingDrawn
 
 
 @register_torch_head(
@@ -62,6 +63,15 @@ class LinearHead(Head):
         return logits
 
     @classmethod
+    def of_zeros(cls, row_shape: tuple[int, ...], out_features: int, *, l2: bool = False) -> LinearHead:
+        """Return a head that says 0 of every row, to be given what it is to say."""
+        with NothingDrawn():
+            head = cls(row_shape, out_features, l2=l2)
+        nn.init.zeros_(head.output.weight)
+        nn.init.zeros_(head.output.bias)
+        return head
+
+    @classmethod
     def from_coefficients(
         cls,
         weight: ArrayLike,
@@ -98,7 +108,7 @@ class LinearHead(Head):
         if binary and len(weights) == 1:
             weights = np.concatenate([np.zeros_like(weights), weights])
             biases = np.concatenate([np.zeros_like(biases), biases])
-        head = cls((weights.shape[1],), len(weights), l2=l2)
+        head = cls.of_zeros((weights.shape[1],), len(weights), l2=l2)
         with torch.no_grad():
             head.output.weight.copy_(torch.from_numpy(weights))
             head.output.bias.copy_(torch.from_numpy(biases))

@@ -12,6 +12,7 @@ from stages.config.heads import FitRecipe
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.heads.base import Head
 from stages.network.heads.user_module import ImportedHead
+from stages.runtime.seeding import NothingDrawn
 
 HeadClass = TypeVar("HeadClass", bound=type[Head])
 
@@ -114,8 +115,8 @@ _MADE_OF_HEADS = {
 network in them, of several heads. They are saved, and no names of options."""
 
 
-def rebuild_head(config: dict[str, Any], graph: CutGraph | None) -> Head:
-    """Return a head with its `config`, its tensors as they are drawn.
+def unfilled_head(config: dict[str, Any], graph: CutGraph | None) -> Head:
+    """Return a head with its `config`, whose tensors are still to be given; those of the user's own module are drawn.
 
     Raises
     ------
@@ -130,7 +131,8 @@ def rebuild_head(config: dict[str, Any], graph: CutGraph | None) -> Head:
     head = saved_class(name)
     if head.needs_graph and graph is None:
         raise UsageError(f"the head {name} is made of the blocks of its network: load it with the CutGraph of that one")
-    return head.rebuild(row_shape, out_features, config, graph)
+    with NothingDrawn():
+        return head.rebuild(row_shape, out_features, config, graph)
 
 
 def saved_class(name: str) -> type[Head]:

@@ -15,8 +15,7 @@ from cache.atomic_write import write_atomically
 from cache.errors import UsageError, WeightsError
 from stages.network.graph.cuts import CutGraph
 from stages.network.heads.base import Head
-from stages.network.heads.registry import saved_class
-from stages.network.heads.user_module import ImportedHead
+from stages.network.heads.registry import saved_class, unfilled_head
 from stages.runtime.tensor_files import load_tensors
 
 FORMAT = "cutpoint-head"
@@ -146,9 +145,9 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
 
 def _rebuilt(config: dict[str, Any], graph: CutGraph | None, described: Path | str) -> Head:
     """Return a head with its `config`; a missing or unknown entry raises KeyError or TypeError."""
-    name, row_shape, out_features = config.pop("head"), tuple(config.pop("row_shape")), config.pop("out_features")
+    name = config["head"]
     if ":" in name:
-        return ImportedHead(name, row_shape, out_features, **config)
+        return unfilled_head(config, graph)
     try:
         head_class = saved_class(name)
     except UsageError as error:
@@ -161,6 +160,6 @@ def _rebuilt(config: dict[str, Any], graph: CutGraph | None, described: Path | s
             "CutGraph of the backbone it was trained on."
         )
     try:
-        return head_class.rebuild(row_shape, out_features, config, graph)
+        return unfilled_head(config, graph)
     except UsageError as error:
         raise WeightsError(f"{described} belongs to another network: {error}") from error

@@ -10,6 +10,7 @@ from torch import nn
 from cache.errors import UsageError
 from stages.network.heads.base import Head
 from stages.network.import_path import error_text, import_from_path
+from stages.runtime.seeding import NothingDrawn
 
 
 class ImportedHead(Head):
@@ -31,7 +32,8 @@ class ImportedHead(Head):
         super().__init__(name, row_shape, out_features)
         imported = _imported_class(name)
         try:
-            self.module = imported(tuple(row_shape), out_features)
+            with NothingDrawn.but_here():
+                self.module = imported(tuple(row_shape), out_features)
         except Exception as error:
             raise UsageError(
                 f"`head` {name}: {imported.__name__}({tuple(row_shape)}, {out_features}) raised {error_text(error)}."

@@ -2,6 +2,8 @@
 
 import io
 import math
+import pickle
+import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.exceptions import NotFittedError
@@ -103,6 +106,22 @@ def test_a_saved_head_is_safetensors_and_answers_the_same(tmp_path):
     assert metadata["class_names"] == [0, 1]
     probabilities = head(torch.from_numpy(X).float()).softmax(dim=1).detach().numpy()
     assert np.allclose(probabilities, classifier.predict_proba(X), atol=1e-6)
+
+
+@pytest.mark.parametrize("head", [*HEADS, "kernel_ridge", "linear"])
+def test_random_numbers_that_a_script_draws_are_those_it_would_draw_without_a_head(head, few_epochs, tmp_path):
+    X, y = make_blobs(60, n_features=4, centers=3, random_state=0)
+    draws = []
+    for uses in (False, True):
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(5)
+        if uses:
+            classifier = TransferClassifier(head, c_values=(0.1, 1.0), cv=3, random_state=7).fit(X, y)
+            classifier.save(tmp_path / "head")
+            loaded = TransferClassifier.load(tmp_path / "head")
+            assert np.array_equal(pickle.loads(pickle.dumps(classifier)).predict(X), loaded.predict(X))
+        draws.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert draws[0] == draws[1]
 
 
 @pytest.mark.parametrize("head", ["ridge", "rbf", "mlp"])

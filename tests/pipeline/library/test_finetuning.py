@@ -1,7 +1,9 @@
 """Fine-tuning of images that are given as they are."""
 
 import copy
+import gc
 import logging
+import multiprocessing
 import pickle
 import tempfile
 
@@ -90,6 +92,22 @@ def test_it_leaves_the_process_and_the_disk_as_they_were(pictures, tmp_path, mon
     assert [path for path in tmp_path.iterdir() if not path.name.startswith("pymp-")] == []
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
+
+
+def test_what_loads_images_ends_with_the_training_and_waits_for_no_garbage_to_be_collected(pictures):
+    gc.disable()
+    try:
+        tuned = finetune(pictures, LABELS, **{**QUICK, "epochs": 1, "num_workers": 1})
+        assert multiprocessing.active_children() == []
+    finally:
+        gc.enable()
+    assert len(tuned.history) == 2
+
+
+def test_a_network_that_is_unpickled_draws_nothing(pictures, tuned):
+    pickled, before = pickle.dumps(tuned), torch.get_rng_state()
+    assert np.array_equal(pickle.loads(pickled).predict_proba(pictures[:2]), tuned.predict_proba(pictures[:2]))
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_groups_are_never_torn_and_every_class_validates(pictures):

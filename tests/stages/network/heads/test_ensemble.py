@@ -9,7 +9,7 @@ from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.ensemble import EnsembleHead, StackedHead
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
-from stages.network.heads.registry import build_head, rebuild_head
+from stages.network.heads.registry import build_head, unfilled_head
 from stages.network.heads.serialization import load_head, save_head
 
 ACTIVATIONS = {
@@ -78,4 +78,4 @@ def test_what_cannot_be_one_is_refused():
         EnsembleHead([LinearHead((2,), 3), LinearHead((3,), 3)], "softmax")
     top = {"head": "top", "row_shape": [4, 2, 2], "out_features": 3, "cut": "x"}
     with pytest.raises(UsageError, match="the head top is made of the blocks of its network"):
-        rebuild_head({**EnsembleHead(heads(), "softmax").config, "members": [top]}, None)
+        unfilled_head({**EnsembleHead(heads(), "softmax").config, "members": [top]}, None)

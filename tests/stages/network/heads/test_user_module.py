@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from cache.errors import UsageError
+from stages.network.heads.ensemble import EnsembleHead
+from stages.network.heads.linear import LinearHead
 from stages.network.heads.registry import build_head
 from stages.network.heads.serialization import load_head, save_head
 from stages.network.heads.user_module import ImportedHead
@@ -54,6 +56,17 @@ class VectorsAlone(nn.Module):
 
     def forward(self, rows):
         return self.output(rows.view(2, 12))
+
+class RandomFeatures(nn.Module):
+    def __init__(self, row_shape, out_features):
+        super().__init__()
+        numbers = torch.Generator().manual_seed(0)
+        features = nn.init.normal_(torch.empty(row_shape[0], 16), generator=numbers)
+        self.register_buffer("features", features, persistent=False)  # made again from its seed, and not saved
+        self.output = nn.Linear(16, out_features)
+
+    def forward(self, rows):
+        return self.output((rows @ self.features).cos())
 
 class Raising(nn.Module):
     def __init__(self, row_shape, out_features):
@@ -115,6 +128,16 @@ def test_a_module_of_ones_own_is_a_head_and_comes_back_the_same(tmp_path, shape)
     loaded, _ = load_head(tmp_path / "head")
     assert torch.equal(loaded(x), head.eval()(x))
     assert loaded.config == head.config
+
+
+def test_what_a_module_makes_again_from_a_seed_is_there_in_an_ensemble_that_is_loaded_too(tmp_path):
+    """Other members are made without drawing their numbers, which they are given."""
+    head, rows = build_head("mine.heads:RandomFeatures", (8,), 3).eval(), torch.randn(5, 8)
+    assert len(head.state_dict()) == 2
+    ensemble = EnsembleHead.weighted([head, LinearHead((8,), 3)], [0.5, 0.5], "softmax")
+    save_head(tmp_path / "head", ensemble, {})
+    loaded, _ = load_head(tmp_path / "head")
+    assert torch.equal(loaded(rows), ensemble(rows))
 
 
 def test_tied_weights_are_saved_and_stay_tied(tmp_path):
