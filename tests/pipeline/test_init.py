@@ -44,6 +44,13 @@ def test_importing_changes_nothing_in_the_process_and_loads_nothing_of_the_comma
 
 def test_every_public_name_is_there_and_no_other():
     assert {name for name in pipeline.__all__ if getattr(pipeline, name).__name__ != name} == set()
-    assert set(pipeline.__all__) <= set(dir(pipeline))
+    assert {name for name in dir(pipeline) if not name.startswith("__")} == set(pipeline.__all__)
     with pytest.raises(AttributeError, match="no attribute 'extract'"):
         _ = pipeline.extract
+
+
+def test_python_names_the_nearest_of_a_misspelled_name():
+    completed = subprocess.run(
+        [sys.executable, "-c", "import pipeline; pipeline.TransferClasifier"], capture_output=True, text=True
+    )
+    assert completed.stderr.rstrip().endswith("Did you mean: 'TransferClassifier'?")
