@@ -271,9 +271,11 @@ class Regression:
         return [*([words] if self.levels else words.split(SEPARATOR)), *(f"{value:.7g}" for value in ends)]
 
     def predicted_words(self, activated: Tensor) -> str:
-        """Return each predicted number with its interval."""
+        """Return each predicted number with its interval; a level with those that lie in its interval."""
         count, words = len(self.names), self.decode(activated)
-        numbers = [words] if self.levels else [f"{float(word):,.6g}" for word in words.split(SEPARATOR)]
+        if self.levels:
+            return words if self.interval is None else f"{words}  ({self._levels_within(self._ends(activated), words)})"
+        numbers = [f"{float(word):,.6g}" for word in words.split(SEPARATOR)]
         if self.interval is not None:
             ends = [f"{value:,.6g}" for value in self._ends(activated)]
             numbers = [f"{numbers[place]}  ({ends[place]} to {ends[count + place]})" for place in range(count)]
@@ -436,6 +438,16 @@ class Regression:
         if self.levels:
             return self.levels[int(self._nearest(numbers.reshape(1, -1))[0])]
         return SEPARATOR.join("" if math.isnan(value) else f"{value:.12g}" for value in numbers)
+
+    def _levels_within(self, ends: Sequence[float], predicted: str) -> str:
+        """Return the first and the last level that an interval holds; the predicted one is among them in any case."""
+        low, high = ends
+        between = [
+            level
+            for level, value in zip(self.levels, self._level_values, strict=True)
+            if low <= value <= high or level == predicted
+        ]
+        return f"only {predicted}" if len(between) == 1 else f"{between[0]} to {between[-1]}"
 
     def _to_outputs(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(((np.log(numbers) if self.log else numbers) - self.mean) / self.scale)

@@ -1,5 +1,6 @@
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -186,6 +187,26 @@ def test_strata_are_parts_of_the_range_and_none_is_rare():
     unknown = np.full((40, 1), UNKNOWN)
     unknown[:20, 0] = np.arange(20)
     assert len(np.unique(Regression().strata(unknown)[20:])) == 1
+
+
+@pytest.mark.parametrize(
+    ("half_width", "output", "said"),
+    [
+        (3.8, 0.9, "medium  (small to large)"),
+        (0.9, 0.2, "small  (small to medium)"),
+        (0.5, 1.4, "medium  (only medium)"),
+        (0.1, 0.4, "small  (only small)"),  # in whose interval there is none
+        (0.4, 1.6, "large  (only large)"),
+    ],
+)
+def test_the_interval_of_a_level_is_told_in_levels(half_width, output, said):
+    """A number below the lowest of them says nothing to anybody; the table has it."""
+    sizes = replace(SIZES, interval=(half_width,))
+    assert sizes.predicted_words(torch.tensor([output])) == said
+    assert [float(cell) for cell in sizes.predicted_cells(torch.tensor([output]))[1:]] == pytest.approx(
+        [output - half_width, output + half_width]
+    )
+    assert SIZES.predicted_words(torch.tensor([output])) == said.split()[0]
 
 
 def test_levels_have_a_confusion_matrix_and_numbers_none():

@@ -175,7 +175,7 @@ PRICES = Regression(("price",), (math.log(100),), (0.5,), log=True)
             "predicted_x,predicted_y,low_x,low_y,high_x,high_y\r\na.png,2,9,0,8.5,4,9.5",
             "x 2  (0 to 4), y 9  (8.5 to 9.5)",
         ),
-        (Regression(("grade",), levels=("poor", "fair", "good"), interval=(0.75,)), [1.25], "predicted,low,high\r\na.png,fair,0.5,2", "fair  (0.5 to 2)"),
+        (Regression(("grade",), levels=("poor", "fair", "good"), interval=(0.75,)), [1.25], "predicted,low,high\r\na.png,fair,0.5,2", "fair  (fair to good)"),
     ],
 )  # fmt: skip
 def test_the_task_says_what_is_written_of_a_prediction_and_what_is_printed(tmp_path, task, activated, table, words):
