@@ -52,6 +52,7 @@ from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.heads import DepthSet, HeadConfig
 from stages.extraction.extractor import build_extractor
+from stages.tasks.base import find_metric
 
 DEPTHS: tuple[DepthSet, ...] = ("last", "stages", "blocks", "all")
 HEADS = ("logistic", "ridge", "rbf")
@@ -60,11 +61,12 @@ TARGET = "not below -0.5, or the interval holds 0"
 
 
 class Scored(NamedTuple):
-    """A method in one split: scores in points, and what it took beside the pass over the images."""
+    """A method in one split: scores in points, what it took beside the pass over images, its log loss out of folds."""
 
     cv: float
     test: float
     seconds: float
+    log_loss: float
 
 
 class Split(NamedTuple):
@@ -106,14 +108,17 @@ def split_of(data: str, seed: int, features: FeatureConfig, compared: Compared) 
         SearchSummary(None, len(results), 0.0, {}, (), ()).save(Path(folder))  # by its rule: training is paid for
         results = [Result.load(path.parent) for path in sorted(directory.glob(f"*/{RESULT}"))]
         chosen = choose_result(results).chosen.name
-    methods = {result.name.replace("-", " "): _scored(result) for result in results} | of_groups
-    methods.setdefault("greedy", _scored(ensemble))
+        methods = {result.name.replace("-", " "): _scored(result) for result in results} | of_groups
+        methods.setdefault("greedy", _scored(ensemble))
     tested, trained = len(manifest.indices("test")), len(manifest) - len(manifest.indices("test"))
     return Split(methods, chosen.replace("-", " "), tested / trained)
 
 
 def _scored(result: Result) -> Scored:
-    return Scored(100 * result.cv["mean"], 100 * result.test[result.metric.name], result.seconds_by_stage["train"])
+    loss = find_metric(result.task, "log_loss").score(result.out_of_fold.statistics)
+    return Scored(
+        100 * result.cv["mean"], 100 * result.test[result.metric.name], result.seconds_by_stage["train"], loss
+    )
 
 
 def _of_group(group: tuple[str, ...], experiment: Experiment, results: list[Result]) -> Scored:
@@ -131,7 +136,9 @@ def _of_group(group: tuple[str, ...], experiment: Experiment, results: list[Resu
 def _mean_or_best(experiment: Experiment, heads: list[Result]) -> Result:
     """Return the ensemble of some heads; where one alone is as good as any mean, that one."""
     made = run_ensemble(experiment, heads, HeadConfig(ensemble="greedy"))
-    return made[0] if made else max(heads, key=lambda head: head.cv["mean"])
+    best = made[0] if made else max(heads, key=lambda head: head.cv["mean"])
+    saved = (Result.load(path.parent) for path in experiment.directory.glob(f"*/{RESULT}"))
+    return next(result for result in saved if (result.method, result.name) == (best.method, best.name))
 
 
 def draw(folder: Path) -> Path:
@@ -175,11 +182,11 @@ def lines_of(name: str, splits: list[Split]) -> list[list[str]]:
         counts[split.chosen] += 1
     rows = []
     for method in sorted(means, key=lambda method: -means[method][0]):
-        cv, test, seconds = means[method]
-        rows.append([name, method, f"{cv:.1f}", f"{test:.1f}", _signed(difference(splits, method)), f"{seconds:.1f}"])
-        rows[-1].append(str(counts[method] or ""))
+        cv, test, seconds, loss = means[method]
+        rows.append([name, method, f"{cv:.1f}", f"{loss:.3f}", f"{test:.1f}", _signed(difference(splits, method))])
+        rows[-1] += [f"{seconds:.1f}", str(counts[method] or "")]
     cv, test = (np.mean([getattr(split.methods[split.chosen], field) for split in splits]) for field in ("cv", "test"))
-    rows.append([name, "what is chosen", f"{cv:.1f}", f"{test:.1f}", _signed(difference(splits, None)), "", ""])
+    rows.append([name, "what is chosen", f"{cv:.1f}", "", f"{test:.1f}", _signed(difference(splits, None)), "", ""])
     return rows
 
 
@@ -221,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
         name = Path(data).name
         rows += lines_of(name, splits)
         choices.append([name, _signed(difference(splits, None)), f"{lost(splits):.2f}"])
-    header = ["set", "method", "cv", "test", f"against {BASELINE}, points", "train, s", "chosen in splits"]
+    header = ["set", "method", "cv", "log loss", "test", f"against {BASELINE}, points", "train, s", "chosen in splits"]
     echo("", table(header, rows))
     echo("", table(["set", f"what is chosen against {BASELINE} ({TARGET})", "lost against the truly best"], choices))
     machine = in_fresh_process("ours.machine", Path(tempfile.gettempdir()))
