@@ -74,6 +74,9 @@ _SEED = "seed-"
 _FOLD = "fold-"
 _FRESH = "."
 _REPLACED = ".replaced-"
+_OF_SEED, _OF_FOLD = (re.compile(rf"{kind}\d+") for kind in (_SEED, _FOLD))
+"""What the folders are called, and no others: not ``seed-0-old``, which somebody has put aside."""
+
 _BESIDE_SEEDS = re.compile(rf"{re.escape(_REPLACED)}({_SEED}\d+)-(?:({_FOLD}\d+)-)?(.+)", re.DOTALL)
 
 
@@ -84,7 +87,7 @@ def seed_dir(run: Path, seed: int) -> Path:
 
 def seed_dirs(run: Path) -> list[Path]:
     """Return the folders of the seeds."""
-    return sorted(run.glob(f"{_SEED}*"))
+    return sorted(path for path in run.glob(f"{_SEED}*") if _OF_SEED.fullmatch(path.name))
 
 
 def seed_of(directory: Path) -> int:
@@ -94,7 +97,7 @@ def seed_of(directory: Path) -> int:
 
 def part_of_run(path: Path) -> str:
     """Return in words of which run a folder is a part, as that of a seed or of a method is; nothing if it is none."""
-    seed = next((folder for folder in (path, *path.parents) if folder.name.startswith(_SEED)), None)
+    seed = next((folder for folder in (path, *path.parents) if _OF_SEED.fullmatch(folder.name)), None)
     if seed is None or not (seed / MANIFEST).is_file():
         return ""
     return f"{path} is a part of the run {seed.parent}: give that"
@@ -121,12 +124,14 @@ def fold_dir(directory: Path, number: int) -> Path:
 
 def fold_dirs(directory: Path) -> list[Path]:
     """Return the folders of the outer folds in that of a seed, fold after fold."""
-    return sorted(directory.glob(f"{_FOLD}*"), key=lambda path: (len(path.name), path))
+    folders = (path for path in directory.glob(f"{_FOLD}*") if _OF_FOLD.fullmatch(path.name))
+    return sorted(folders, key=lambda path: (len(path.name), path))
 
 
 def files_of_seeds(run: Path, name: str) -> list[Path]:
     """Return the files of that name in the folders of the seeds, seed after seed."""
-    return sorted(run.glob(f"{_SEED}*/{name}"), key=lambda path: (len(path.parent.name), path))
+    files = (path for directory in seed_dirs(run) if (path := directory / name).exists())
+    return sorted(files, key=lambda path: (len(path.parent.name), path))
 
 
 def methods_with(run: Path, name: str) -> list[Path]:
@@ -134,7 +139,7 @@ def methods_with(run: Path, name: str) -> list[Path]:
 
     ``pipeline.evaluation.method_folders`` sees to it that none of these is missing.
     """
-    return sorted(run.glob(f"{_SEED}*/*/{name}"))
+    return sorted(path for path in run.glob(f"{_SEED}*/*/{name}") if _OF_SEED.fullmatch(path.parent.parent.name))
 
 
 def fresh_dir(method_dir: Path) -> Path:
@@ -157,7 +162,8 @@ def replaced_from(run: Path) -> list[Path]:
 
 
 def _beside_seeds(method_dir: Path, prefix: str) -> Path:
-    run = next((path.parent for path in method_dir.parents if path.name.startswith(_SEED)), method_dir.parent.parent)
+    seed = next((path for path in method_dir.parents if _OF_SEED.fullmatch(path.name)), method_dir.parent)
+    run = seed.parent
     return run / (prefix + "-".join(method_dir.relative_to(run).parts))
 
 

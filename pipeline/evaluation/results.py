@@ -377,7 +377,7 @@ def load_results(run_dirs: Sequence[Path]) -> list[Result]:
     Raises
     ------
     DataError
-        If a run is missing or has no results, or a file of a result is missing or damaged.
+        If a run is missing or has no results, a file of a result is missing or damaged, or a method is there twice.
     """
     return [result for run in run_dirs for result in _results_of(run)]
 
@@ -609,6 +609,13 @@ def _results_of(run: Path) -> list[Result]:
             raise UsageError(part)
         raise DataError(f"{run} has no finished results (seed-*/*/result.json); train a method into it first")
     results = [_with_predictions(directory) for directory in sorted(directories)]
+    first_of: dict[tuple[int, str, str], Result] = {}
+    for result in results:
+        if (first := first_of.setdefault((result.seed, result.method, result.name), result)) is not result:
+            raise DataError(
+                f"{first.directory} and {result.directory} are the same method, with the same seed: move the one that "
+                f"is a copy out of {run}"
+            )
     return sorted(results, key=lambda result: (result.seed, get_method(result.method).order, result.name))
 
 

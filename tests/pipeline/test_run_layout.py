@@ -3,7 +3,17 @@ import re
 from pathlib import Path
 
 from pipeline import run_layout
-from pipeline.run_layout import comparison_dir, files_of_seeds, methods_with, part_of_run, run_of, seed_dir, seed_of
+from pipeline.run_layout import (
+    comparison_dir,
+    files_of_seeds,
+    fold_dirs,
+    methods_with,
+    part_of_run,
+    run_of,
+    seed_dir,
+    seed_dirs,
+    seed_of,
+)
 
 PIPELINE = Path(run_layout.__file__).parent
 
@@ -18,6 +28,20 @@ def test_folders_of_seeds_are_found_again_in_the_order_of_the_seeds(tmp_path):
     results = methods_with(tmp_path, run_layout.RESULT)
     assert {seed_of(path.parent.parent) for path in results} == {0, 2, 10}
     assert {run_of(path.parent) for path in results} == {tmp_path}
+
+
+def test_what_somebody_has_put_aside_is_no_seed_and_no_fold(tmp_path):
+    for name in ("seed-0", "seed-0-old", "seed-0 (copy)", "seed-"):
+        for folder in ("linear-logistic", "fold-1", "fold-1-old"):
+            (tmp_path / name / folder).mkdir(parents=True)
+            (tmp_path / name / folder / run_layout.RESULT).touch()
+        (tmp_path / name / run_layout.MANIFEST).touch()
+    seed = tmp_path / "seed-0"
+    assert seed_dirs(tmp_path) == [seed]
+    assert fold_dirs(seed) == [seed / "fold-1"]
+    assert files_of_seeds(tmp_path, run_layout.MANIFEST) == [seed / run_layout.MANIFEST]
+    assert {path.parent.parent for path in methods_with(tmp_path, run_layout.RESULT)} == {seed}
+    assert part_of_run(tmp_path / "seed-0-old" / "linear-logistic") == ""
 
 
 def test_a_folder_in_a_run_is_told_from_one(tmp_path):

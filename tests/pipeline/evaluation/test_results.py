@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -202,6 +203,13 @@ def test_results_on_other_images_are_refused_and_the_images_named(tmp_path):
     message = str(refusal.value)
     for expected in ("seed 0", "linear-logistic", "linear-svm", key(5), "photos/5.png", key(77), "photos/77.png"):
         assert expected in message
+
+
+def test_a_method_that_is_there_twice_is_refused_and_both_folders_are_named(run):
+    (folder,) = (path for path in (run / "seed-0").iterdir() if path.is_dir())
+    copy = shutil.copytree(folder, folder.with_name(f"{folder.name} copy"))
+    with pytest.raises(DataError, match=f"{folder} and {copy} are the same method, with the same seed: move the one"):
+        load_results([run])
 
 
 def test_other_images_under_another_seed_are_no_reason_to_refuse(tmp_path):
