@@ -2,12 +2,14 @@
 
 Methods of a run are compared on the same test images and ranked by the same validation images, so one data set and one
 way of splitting it belong to all of them. The manifests that were left in the run say which; that a folder was moved,
-and its images are called otherwise, changes nothing.
+and its images are called otherwise, changes nothing. Results are of one task, so labels are not read otherwise (as
+logarithms, in another order) either; intervals and folds are of groups, so that these stay, too.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,8 @@ def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manif
         return
     other = seed if seed in saved else saved[0]
     earlier = Manifest.load(seed_dir(run, other) / MANIFEST)
-    if _columns(earlier) == _columns(manifest):  # as nearly always: of a million samples, quicker than to count them
+    # as nearly always: of a million samples, quicker than to count them
+    if _columns(earlier) == _columns(manifest) and _task(earlier) == _task(manifest):
         return
     changes = _changes(earlier, manifest, with_splits=other == seed)
     differing = _differing(run, data)
@@ -105,32 +108,54 @@ def _as_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _columns(manifest: Manifest) -> tuple[list[str], list[str], list[str]]:
-    return manifest.keys, manifest.target_texts, manifest.splits
+def _columns(manifest: Manifest) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Return keys, targets, splits and groups; of a mask its digest, as it is called otherwise when it was moved."""
+    groups = manifest.groups if any(manifest.groups) else [""] * len(manifest)
+    return manifest.keys, manifest.target_keys or manifest.target_texts, manifest.splits, groups
+
+
+def _task(manifest: Manifest) -> dict[str, Any]:
+    """Return what results have to have in common of a task."""
+    return manifest.task.uncalibrated().to_json()
 
 
 def _counted(manifest: Manifest, *, with_splits: bool) -> Counter[tuple[str, ...]]:
-    keys, targets, splits = _columns(manifest)
+    keys, targets, splits, _ = _columns(manifest)
     return Counter(zip(keys, targets, *([splits] if with_splits else []), strict=True))
+
+
+def _together(manifest: Manifest) -> dict[str, frozenset[str]]:
+    """Return the keys of all images of the group of each image that is in one with others, whatever it is called."""
+    members: dict[str, set[str]] = defaultdict(set)
+    keys, _, _, groups = _columns(manifest)
+    for key, group in zip(keys, groups, strict=True):
+        if group:
+            members[group].add(key)
+    of_group = {group: frozenset(together) for group, together in members.items() if len(together) > 1}
+    return {key: of_group[group] for key, group in zip(keys, groups, strict=True) if group in of_group}
 
 
 def _changes(earlier: Manifest, manifest: Manifest, *, with_splits: bool) -> str:
     """Return in words how the samples of two manifests differ; nothing where they are the same."""
-    if _counted(earlier, with_splits=with_splits) == _counted(manifest, with_splits=with_splits):
-        return ""
     then, now = (Counter(samples.keys) for samples in (earlier, manifest))
+    counted = {"more": (now - then).total(), "fewer": (then - now).total()}
     of_both = set(then) & set(now)
-    labels, splits = (
-        sum(count_of[0].get(key) != count_of[1].get(key) for key in of_both)
-        for count_of in (
-            [dict(zip(samples.keys, samples.target_texts, strict=True)) for samples in (earlier, manifest)],
-            [dict(zip(samples.keys, samples.splits, strict=True)) for samples in (earlier, manifest)],
+    if _counted(earlier, with_splits=with_splits) != _counted(manifest, with_splits=with_splits):
+        (_, *then_said), (_, *now_said) = _columns(earlier), _columns(manifest)
+        labels, splits = (
+            _differently(dict(zip(earlier.keys, a, strict=True)), dict(zip(manifest.keys, b, strict=True)), of_both)
+            for a, b in zip(then_said[:2], now_said[:2], strict=True)
         )
-    )
-    counted = {
-        "more": (now - then).total(),
-        "fewer": (then - now).total(),
-        "with another label": labels,
-        "in another split": splits if with_splits else 0,
-    }
-    return f"images: {', '.join(f'{count:,} {words}' for words, count in counted.items() if count)}"
+        splits *= with_splits
+        counted |= {"with another label": labels, "in another split": splits}
+        counted["of copies, otherwise"] = not any(counted.values())
+    elif together := _differently(_together(earlier), _together(manifest), of_both):
+        counted["in another group"] = together
+    changes = [f"{count:,} {words}" for words, count in counted.items() if count]
+    if not changes and _task(earlier) != _task(manifest):
+        return "labels are read otherwise"
+    return f"images: {', '.join(changes)}" if changes else ""
+
+
+def _differently(then: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> int:
+    return sum(then.get(key) != now.get(key) for key in keys)

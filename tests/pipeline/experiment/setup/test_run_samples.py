@@ -11,7 +11,11 @@ from cache.errors import UsageError
 from pipeline.experiment.setup.run_samples import require_same_samples, seeds_with_results
 from pipeline.options.toml_file import write_configuration
 from stages.config.data import DataConfig
-from stages.data.manifest import Manifest
+from stages.data.manifest import Manifest, load_targets
+from stages.tasks.dense import Dense
+from stages.tasks.multi_label import MultiLabel
+from stages.tasks.regression import Regression
+from stages.tasks.single_label import SingleLabel
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "version_1" / "run"
 DATA = DataConfig("photos", test_size=0.25, val_size=0.2)
@@ -51,6 +55,44 @@ def test_other_samples_than_those_of_the_results_are_refused_and_counted(run, ma
         UsageError, match=rf"run has results of other samples \({words}\): what `data` photos gives has"
     ):
         require_same_samples(run, 0, DATA, change(manifest))
+
+
+def test_a_mask_that_was_moved_is_the_same_and_one_that_was_painted_over_is_not(run, manifest):
+    masks = [f"{number:032x}" for number in range(len(manifest))]
+    dense = replace(manifest, task=Dense(manifest.class_names), target_keys=masks, targets=np.array(manifest.locations))
+    dense.save(run / "seed-0" / "manifest.csv")
+    moved = replace(dense, targets=np.array([f"elsewhere/{location}" for location in dense.locations]))
+    require_same_samples(run, 0, DATA, moved)
+    with pytest.raises(UsageError, match=r"\(images: 1 with another label\)"):
+        require_same_samples(run, 0, DATA, replace(dense, target_keys=["f" * 32, *masks[1:]]))
+
+
+def test_groups_stay_together_whatever_they_are_called(run, manifest):
+    groups = [str(number // 2) for number in range(len(manifest))]
+    replace(manifest, groups=groups).save(run / "seed-0" / "manifest.csv")
+    require_same_samples(run, 0, DATA, replace(manifest, groups=[f"patient {group}" for group in groups]))
+    with pytest.raises(UsageError, match=r"\(images: 6 in another group\): what `data` photos gives has changed"):
+        require_same_samples(run, 0, DATA, replace(manifest, groups=["1", *groups[1:-1], ""]))
+    with pytest.raises(UsageError, match=f"{len(manifest)} in another group.*says `group_by` none and"):
+        require_same_samples(run, 0, replace(DATA, group_by="none"), manifest)
+
+
+def test_labels_are_read_as_they_were(run, manifest):
+    numbers = [str(number % 7 + 1) for number in range(len(manifest))]
+    for task, changed, words in (
+        (Regression(("price",)), Regression(("price",), log=True), "`log_target` True and the run was made with False"),
+        (
+            MultiLabel(list("1234567")),
+            SingleLabel(list("1234567")),
+            "`task` single_label and the run was made with auto",
+        ),
+    ):
+        then, now = (replace(manifest, task=one, targets=load_targets(one, numbers)) for one in (task, changed))
+        then.save(run / "seed-0" / "manifest.csv")
+        require_same_samples(run, 0, DATA, then)
+        other = replace(DATA, log_target=True) if "log" in words else replace(DATA, task="single_label")
+        with pytest.raises(UsageError, match=rf"\(labels are read otherwise\): this command says {words}"):
+            require_same_samples(run, 0, other, now)
 
 
 def test_both_values_of_an_option_are_named(run, manifest):
