@@ -366,7 +366,10 @@ def summarize(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]
             f"{label}: {listed([str(result.seed) for result in group])}"
             for label, (_, group) in zip(labels, groups, strict=True)
         )
-        raise DataError(f"no seed is common to all methods ({seeds}), so nothing was tested on the same images")
+        raise DataError(
+            f"no seed is common to all methods ({seeds}), so nothing was tested on the same images: train what "
+            "lacks one with the `seeds` of the others"
+        )
     kept_groups = [tuple(result for result in group if result.seed in shared) for _, group in groups]
     keys = np.concatenate([result.predictions.keys[result.predictions.key_order] for result in kept_groups[0]])
     images = np.unique(keys, return_inverse=True)[1]

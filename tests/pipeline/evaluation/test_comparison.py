@@ -476,7 +476,9 @@ def test_a_mean_that_a_seed_has_none_of_leaves_no_seed_out(tmp_path):
 def test_methods_without_a_common_seed_are_refused(tmp_path):
     add_method(tmp_path, wrong(0, 60), seed=0)
     add_method(tmp_path, wrong(0, 60), seed=1, name="svm")
-    with pytest.raises(DataError, match=r"no seed is common to all methods \(logistic: 0; SVM: 1\)"):
+    with pytest.raises(
+        DataError, match=r"no seed is common to all methods \(logistic: 0; SVM: 1\).*with the `seeds` of"
+    ):
         compare_runs([tmp_path])
 
 
