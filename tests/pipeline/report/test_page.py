@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import io
+import json
 import os
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.one_line import one_line
 from pipeline.evaluation.results import evaluate_test
+from pipeline.experiment.compare_runs import write_comparison
 from pipeline.report.page import best_of_columns, write_report
 from stages.runtime.unicode_text import printable
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, folded, predictions
@@ -275,6 +277,20 @@ def test_a_warning_stands_in_view_and_what_explains_is_folded_away(tmp_path):
     in_view, folded_away = verdict.split("<details")
     assert "fewer than 5 test images are of" in in_view
     assert "Warning" not in folded_away
+
+
+def test_notes_are_those_of_seeds_that_have_results(tmp_path):
+    run = three_methods(tmp_path)
+    (run / "environment.json").write_text("{}")
+    for seed in (0, 1):  # of the second a command that was stopped has left but this
+        (run / f"seed-{seed}").mkdir(exist_ok=True)
+        account = {"notes": [f"a note of seed {seed}"], "skipped": [[f"{seed}.png", "empty"]]}
+        (run / f"seed-{seed}" / "extraction.json").write_text(json.dumps(account))
+    page_text = write_comparison(compare_runs([run]), [run], run).read_text()
+    assert "a note of seed 0" in page_text
+    assert "not readable: 0.png: empty" in page_text
+    assert "of seed 1" not in page_text
+    assert "not readable: 1" not in page_text
 
 
 def test_many_notes_are_folded_away_but_none_is_lost(tmp_path):
