@@ -96,11 +96,13 @@ def seed_of(directory: Path) -> int:
 
 
 def part_of_run(path: Path) -> str:
-    """Return in words of which run a folder is a part, as that of a seed or of a method is; nothing if it is none."""
+    """Return in words of which run a folder is a part, as that of a seed, a method or an evaluation; '' if of none."""
     seed = next((folder for folder in (path, *path.parents) if _OF_SEED.fullmatch(folder.name)), None)
-    if seed is None or not (seed / MANIFEST).is_file():
-        return ""
-    return f"{path} is a part of the run {seed.parent}: give that"
+    if seed is not None and (seed / MANIFEST).is_file():
+        return f"{path} is a part of the run {seed.parent}: give that"
+    if path.parent.name == EVALUATIONS and (path / EVALUATION).is_file():
+        return f"{path} is an evaluation of the run {path.parent.parent}: give that"
+    return ""
 
 
 def comparison_dir(runs: Sequence[Path]) -> Path:

@@ -52,6 +52,11 @@ def test_a_folder_in_a_run_is_told_from_one(tmp_path):
     for folder in (seed, seed / "linear-svm"):
         assert part_of_run(folder).startswith(f"{folder} is a part of the run {tmp_path / 'run'}: give that")
     assert part_of_run(tmp_path / "run") == ""
+    evaluation = tmp_path / "run" / run_layout.EVALUATIONS / "next-year"
+    evaluation.mkdir(parents=True)
+    assert part_of_run(evaluation) == ""
+    (evaluation / run_layout.EVALUATION).touch()
+    assert part_of_run(evaluation) == f"{evaluation} is an evaluation of the run {tmp_path / 'run'}: give that"
 
 
 def test_runs_are_compared_in_a_folder_of_their_own_and_one_in_its_own(tmp_path, monkeypatch):

@@ -33,7 +33,8 @@ from pipeline.experiment.methods.head_methods import MethodOutcome, build_result
 from pipeline.experiment.models.mixture_members import Member, save_members
 from pipeline.experiment.models.model_card import ModelCard, read_recipe, read_unlike
 from pipeline.experiment.models.model_store import open_model, save_card
-from pipeline.run_layout import MANIFEST, MODEL_CARD, RESULT, run_of, seed_dir, seed_dirs, seed_of
+from pipeline.experiment.setup.run_samples import seeds_with_results
+from pipeline.run_layout import MANIFEST, MODEL_CARD, RESULT, part_of_run, run_of, seed_dir
 from stages.config.data import DataConfig
 from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest, load_targets
@@ -95,7 +96,9 @@ def methods_of(runs: Sequence[Path], seed: int, names: Sequence[str] = ()) -> li
     for run in runs:
         models = [path.parent for path in sorted(seed_dir(run, seed).glob(f"*/{MODEL_CARD}"))]
         if not models:
-            raise UsageError(f"{run} has no trained method under seed {seed}: train both with the same `seeds`")
+            raise UsageError(
+                part_of_run(run) or f"{run} has no trained method under seed {seed}: train both with the same `seeds`"
+            )
         found += [path for path in models if (path / RESULT).exists()]
     if not names:
         cards = {path: read_recipe(path) for path in found}
@@ -220,9 +223,9 @@ def make_mixtures(runs: Sequence[Path], names: Sequence[str] = (), options: Head
     UsageError
         As `methods_of` and `make_mixture`.
     """
-    numbers = [seed_of(path) for path in seed_dirs(runs[0])]
+    numbers = seeds_with_results(runs[0])
     if not numbers:
-        raise UsageError(f"{runs[0]} is no run: it has no seed-*")
+        raise UsageError(part_of_run(runs[0]) or f"{runs[0]} has no finished results: train methods into it first")
     members = {seed: methods_of(runs, seed, names) for seed in numbers}
     for seed in numbers:
         _require_same_splits(runs, seed)

@@ -73,7 +73,7 @@ def test_an_evaluation_leaves_results_and_a_page_and_the_run_as_it_was(place):
     with (out / "predictions.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 36
     # it is no run: nothing is chosen by it, and it does not change what is
-    with pytest.raises(DataError, match="holds no trained method"):
+    with pytest.raises(UsageError, match=f"{out} is an evaluation of the run {place / 'run'}: give that"):
         choose_model(out, None, None)
     evaluated(place, place / "next year", method="linear-ridge")  # replaces what was there
     assert [result.directory.name for result in load_results([out])] == ["linear-ridge"]

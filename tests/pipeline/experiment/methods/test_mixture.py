@@ -168,6 +168,9 @@ def test_the_command_leaves_it_in_the_first_run_and_evaluate_takes_it(runs, phot
     assert (first / "report.html").exists()
     assert main(["ensemble", str(first), str(second), "--members", "linear-ridge"]) == 0
     assert "already made" in capsys.readouterr().out
+    (first / "seed-1").mkdir()  # of a command that was stopped before it had trained anything
+    assert main(["ensemble", str(first), str(second), "--members", "linear-ridge"]) == 0
+    capsys.readouterr()
     method = ["--method", "ensemble-mixed"]
     table = tmp_path / "predicted.csv"
     assert main(["predict", str(first), str(photographs), *method, "--out", str(table)]) == 0
@@ -176,6 +179,12 @@ def test_the_command_leaves_it_in_the_first_run_and_evaluate_takes_it(runs, phot
     assert "ms an image where it was trained" in said
     assert main(["evaluate", str(first), "--data", str(photographs), "--seen", "keep", *method]) == 0
     (evaluated,) = first.glob("evaluations/*/seed-0/ensemble-mixed")
+    for runs_given in ([evaluated.parents[1]], [first, evaluated.parents[1]], [folder / "nowhere"]):
+        assert main(["ensemble", *map(str, runs_given)]) == 2
+    refused = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    of_run = f"error: {evaluated.parents[1]} is an evaluation of the run {first}: give that"
+    nowhere = f"error: {folder / 'nowhere'} has no finished results: train methods into it first"
+    assert refused == [of_run, of_run, nowhere]
     rows = {line.split(",")[0]: line.split(",")[2:5] for line in table.read_text().splitlines()[1:]}
     result = Result.load(evaluated)
     of_table = np.array([[float(cell) for cell in rows[location]] for location in result.predictions.locations])
