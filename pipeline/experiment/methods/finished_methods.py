@@ -163,5 +163,5 @@ def _sees_evaluation_views_alone(*trainings: Mapping[str, Any]) -> bool:
 def _words(value: Any) -> str:
     if value is None:
         return "its default"
-    said = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    said = (" ".join(map(str, value)) if isinstance(value, list) else str(value)) or "none"
     return f"'{said}'" if said.endswith(",") else said  # one layer alone has a comma behind it

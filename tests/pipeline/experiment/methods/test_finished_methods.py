@@ -46,6 +46,10 @@ def test_the_same_training_is_found_and_knows_its_options(ridge):
         ({"scalers": ("l2",), "pool": "max"}, "`pool` avg, .* says max; with `scalers` none standard, .* says l2"),
         ({"metric": "f1_macro"}, "`metric` accuracy, and this command says f1_macro"),
         ({"crop_mode": "squash"}, "`crop_mode` center, and this command says squash"),
+        (
+            {"scalers": (), "cut": ""},
+            "`cut` auto, .* says none; with `scalers` none standard, and this command says none",
+        ),
         ({}, "on other features, or with options that it did not keep"),
     ],
 )
