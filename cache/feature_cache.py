@@ -532,7 +532,24 @@ class FeatureCache:
             make_directory(directory)
             remove_stale_temporaries(directory)
         if not self._spec_is_recorded():
-            write_document(self.path / "spec.json", "feature-cache", spec=self.spec.to_json())
+            self._record_spec()
+
+    def mend_spec(self) -> None:
+        """Write ``spec.json`` again where rows are there and it is gone or damaged: it is what others know a cache by.
+
+        Where it cannot be written, the rows are read all the same.
+
+        Raises
+        ------
+        CacheError
+            If it says that the cache is of another version.
+        """
+        if self.shards and not self._spec_is_recorded():
+            with suppress(CacheError):
+                self._record_spec()
+
+    def _record_spec(self) -> None:
+        write_document(self.path / "spec.json", "feature-cache", spec=self.spec.to_json())
 
     def _spec_is_recorded(self) -> bool:
         """Return whether ``spec.json`` is there and right.

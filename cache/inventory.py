@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from cache.errors import CacheError, CacheInputError, UsageError
 from cache.feature_cache import FeatureCache
-from cache.json_documents import read_document
+from cache.json_documents import BrokenDocumentError, read_document
 from cache.spec import Spec
+
+_MENDED = "`extract`, of images that the cache has, writes it again"
 
 
 class CacheSummary(NamedTuple):
@@ -87,7 +89,9 @@ def open_cache(path: Path) -> FeatureCache:
     try:
         cache = FeatureCache(path.parent, Spec.from_json(read_document(document, "feature-cache", "spec")))
     except FileNotFoundError as error:
-        raise CacheInputError(f"{document} is not there; it is written again when `extract` next adds rows") from error
+        raise CacheInputError(f"{document} is not there; {_MENDED}") from error
+    except BrokenDocumentError as error:
+        raise BrokenDocumentError(f"{error}; {_MENDED}") from error
     if cache.path != path:
         raise CacheError(f"{document} is not the spec of this cache")
     return cache

@@ -150,8 +150,9 @@ def extract(
     if not readable:
         example = f"; the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise DataError(f"none of the {len(skipped)} images could be read{example}")
-    if rank.is_main and rank.world_size > 1:
-        for cache in extractor.caches:
+    for cache in extractor.caches if rank.is_main else ():
+        cache.mend_spec()
+        if rank.world_size > 1:
             cache.build_index()
     newly_complete = lacking - (len(wanted) - len(readable) - known)
     return Extraction(

@@ -6,13 +6,14 @@ import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import FeatureCache, Spec
+from cache import FeatureCache, Spec, open_cache
 from cache.errors import CacheError
 from tests.cache.conftest import SPEC, features_of, fill, holds_right_rows, make_keys, shard_paths
 from tests.cache.processes import in_process, in_processes
@@ -177,6 +178,24 @@ def test_spec_json_tells_what_the_cache_is_made_of_and_is_made_again_when_damage
     np.testing.assert_array_equal(reopened.read(KEYS[:10]), features_of(KEYS[:10]))
     fill(reopened, KEYS[10:])
     assert json.loads((cache.path / "spec.json").read_text()) == document
+
+
+def test_a_spec_that_is_gone_is_written_again_where_there_are_rows_and_it_can_be(cache, monkeypatch):
+    cache.mend_spec()
+    assert not cache.path.exists()
+    fill(cache, KEYS[:10])
+    document = (cache.path / "spec.json").read_bytes()
+    (cache.path / "spec.json").unlink()
+    with pytest.raises(
+        CacheError, match=r"spec\.json is not there; `extract`, of images that the cache has, writes it"
+    ):
+        open_cache(cache.path)
+    reopened = FeatureCache(cache.root, SPEC)
+    with monkeypatch.context() as patched:
+        patched.setattr("cache.feature_cache.write_document", Mock(side_effect=CacheError("a disk that is read only")))
+        reopened.mend_spec()
+    reopened.mend_spec()
+    assert (cache.path / "spec.json").read_bytes() == document
 
 
 def test_a_cache_of_another_version_is_refused_and_left_alone(cache):

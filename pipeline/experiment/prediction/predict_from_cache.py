@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache import DigestCache, FeatureCache
+from cache.errors import CacheError
 from cache.inventory import open_cache
 from cache.keys import KEY_MEMO
 from pipeline.experiment.models.model_card import ModelCard
@@ -24,6 +26,8 @@ from stages.tasks.base import Task
 
 _AT_ONCE = 4096
 """Images whose features are in memory at a time."""
+
+_LOG = logging.getLogger("cutonce")
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,11 @@ def find_cached(
     path = root / card.features_fingerprint
     if not path.is_dir():
         return None
-    store = open_cache(path)
+    try:
+        store = open_cache(path)
+    except CacheError as error:
+        _LOG.info(f"note: images go through the network, as the cache cannot be opened: {error}")
+        return None
     if not store.shards or len(store.row_shape) != 1:
         return None
     keys_by_location, _ = DigestCache(root / KEY_MEMO).keys([str(location) for location in locations])

@@ -250,6 +250,16 @@ def test_what_another_process_took_and_gave_back_undone_is_done(extractor, manif
     check_undisturbed(extractor, manifest, undisturbed)
 
 
+def test_a_spec_that_is_gone_is_written_again_though_nothing_is_to_be_extracted(extractor, manifest):
+    in_child(extract, extractor, manifest)
+    (tap,) = extractor.taps
+    document = tap.cache.path / "spec.json"
+    written = document.read_bytes()
+    document.write_text("{")
+    in_child(extract, extractor, manifest)
+    assert document.read_bytes() == written
+
+
 def test_a_damaged_row_is_extracted_again_when_it_was_dropped(extractor, manifest, undisturbed):
     cache = extractor.taps[0].cache
     in_child(extract, extractor, manifest, shard_bytes=SHARD_BYTES)

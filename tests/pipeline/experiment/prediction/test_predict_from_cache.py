@@ -55,6 +55,19 @@ def test_cached_images_are_answered_as_by_the_network_and_the_others_beside_them
         assert np.allclose(one.activated, other.activated, atol=1e-3)  # rows are stored in 16 bits
 
 
+def test_a_cache_that_cannot_be_told_is_not_needed(folder, caplog):
+    folder, images = folder
+    directory = directory_of(folder, "linear")
+    computed, _ = predict_images(directory, images, "cpu", use_cache=False)
+    document = next((folder / "linear" / "cache").glob("*/spec.json"))
+    document.rename(document.with_suffix(".away"))
+    with caplog.at_level("INFO", "cutonce"):
+        answered, _ = predict_images(directory, images, "cpu")
+    document.with_suffix(".away").rename(document)
+    assert "images go through the network, as the cache cannot be opened: " in caplog.text
+    assert np.allclose([one.activated for one in answered], [one.activated for one in computed], atol=1e-6)
+
+
 def test_where_all_are_cached_no_network_is_loaded_and_no_image_is_opened(folder, monkeypatch, tmp_path):
     folder, images = folder
     monkeypatch.setattr(mixture_model, "open_networks", None)
