@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cache.errors import UsageError, listed
 from pipeline.evaluation.decision import ONE_CLASS, class_names_of
 from pipeline.experiment.models.mixture_model import Network, open_networks
+from pipeline.experiment.models.model_card import read_recipe
 from pipeline.experiment.prediction.classify_images import NO_CACHE, choose_model, decision_of, predict_listing
 from pipeline.experiment.prediction.prediction import Prediction, SavedMethod
 from pipeline.export.exported_module import ExportedModule, NetworkModule
@@ -119,10 +120,11 @@ class LoadedRun:
         Raises
         ------
         ValueError
-            If the weights there are now are others than it was trained on.
+            If the weights there are now are others than it was trained on, or the method was trained anew meanwhile.
         """
         with self._opening:
             if self._networks is None:
+                self._require_as_loaded()
                 self._networks = open_networks(self.method.directory, self._device, self._backbone)
             return self._networks
 
@@ -149,10 +151,12 @@ class LoadedRun:
         Raises
         ------
         ValueError
-            If there is nothing to predict, an image cannot be read, or the method takes something else than an image
-            a sample.
+            If there is nothing to predict, an image cannot be read, the method takes something else than an image a
+            sample, or it was trained anew since it was loaded and its networks were not open yet.
         """
         self._require_images("predict", columns_alone=True)
+        if self._networks is None:
+            self._require_as_loaded()
         if self.method.takes_images == (images is None):
             raise UsageError(
                 f"{self.method.directory.name} "
@@ -182,8 +186,11 @@ class LoadedRun:
                 self.method,
                 listing,
                 decision=self.decision,
-                # what is in memory has no file by whose bytes the cache knows it
-                cache=None if use_cache and all(Path(location).is_file() for location, _ in listing) else NO_CACHE,
+                # what is in memory has no file by whose bytes the cache knows it; and the head on what the cache has is
+                # read from the run
+                cache=None
+                if use_cache and all(Path(location).is_file() for location, _ in listing) and self._is_as_loaded()
+                else NO_CACHE,
                 networks=self.networks,
             )
         if failures:
@@ -211,8 +218,10 @@ class LoadedRun:
         Raises
         ------
         ValueError
-            If the method looks at tiles; or, for `normalized`, takes more than one image a sample.
+            If the method looks at tiles, or was trained anew since it was loaded; or, for `normalized`, takes more than
+            one image a sample.
         """
+        self._require_as_loaded()
         model = open_trained(self.method.directory, "cpu", self._backbone)
         module = ExportedModule(model)
         if not normalized:
@@ -241,6 +250,17 @@ class LoadedRun:
         if self.method.columns is not None:
             raise UsageError("an estimator takes images alone, and this method takes columns beside them")
         return RunRegressor(self) if isinstance(self.method.task, Regression) else RunClassifier(self)
+
+    def _is_as_loaded(self) -> bool:
+        """Whether the run has the method that was loaded still: classes and features are what was read then."""
+        recipe = read_recipe(self.method.directory)
+        return recipe is not None and recipe.identity == self.method.card.identity
+
+    def _require_as_loaded(self) -> None:
+        if not self._is_as_loaded():
+            raise UsageError(
+                f"{self.method.directory} was moved, removed or trained anew since it was loaded: load the run again"
+            )
 
     def _require_images(self, what: str, *, columns_alone: bool = False) -> None:
         method = self.method

@@ -1,6 +1,8 @@
 """A run as one object: predictions of paths and arrays, a module, an estimator."""
 
+import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -144,3 +146,19 @@ def test_a_mean_over_networks_is_loaded_as_any_other_method(saved, images):
     assert is_classifier(run.estimator())
     with pytest.raises(UsageError, match="is a mean over 3, each of which sees images in its own way"):
         run.module(normalized=True)
+
+
+def test_a_method_that_was_trained_anew_or_moved_is_to_be_loaded_again(saved, images, tmp_path):
+    directory = shutil.copytree(saved("linear").parent.parent, tmp_path / "run") / "seed-0" / "head-linear"
+    other, opened = (pipeline.load(tmp_path / "run", "head-linear", device="cpu") for _ in range(2))
+    before = opened.predict_proba(images)
+    card = json.loads((directory / "model.json").read_text())
+    (directory / "model.json").write_text(json.dumps({**card, "identity": "of another training"}))
+    for moved in (False, True):
+        if moved:
+            directory.rename(directory.with_name("elsewhere"))
+        for ask in (lambda: other.predict(images), other.networks, other.module, opened.module):
+            with pytest.raises(UsageError, match="head-linear was moved, removed or trained anew since it was loaded"):
+                ask()
+        assert np.array_equal(opened.predict_proba(images), before)  # whose networks are open
+    assert pipeline.load(tmp_path / "run", "elsewhere", device="cpu").predict(images)
