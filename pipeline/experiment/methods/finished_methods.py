@@ -133,9 +133,9 @@ def _trained_otherwise(method_dir: Path, recipe: ModelCard, options: Mapping[str
     if "unfreeze" in now:  # what a head is fitted with shapes the start of a fine-tuning, if it does that
         changed = [name for name in changed if name not in _OF_HEADS] or changed
     differing = [f"`{name}` {_words(then[name])}, and this command says {_words(now[name])}" for name in changed]
-    reason = (
-        f"with {'; with '.join(differing)}" if differing else "on other features, or with options that it did not keep"
-    )
+    of_columns = ", on other cells of the table" if any(map(now.get, ("columns", "categories", "texts"))) else ""
+    unknown = f"on other features{of_columns}, or with options that it did not keep"
+    reason = f"with {'; with '.join(differing)}" if differing else unknown
     return UsageError(
         f"{method_dir} was trained {reason}. It is not replaced unasked: give another `out` (`compare` puts "
         f"runs side by side), {remedy}or `overwrite` to train it anew in its place"

@@ -3,14 +3,15 @@
 Methods of a run are compared on the same test images and ranked by the same validation images, so one data set and one
 way of splitting it belong to all of them. The manifests that were left in the run say which; that a folder was moved,
 and its images are called otherwise, changes nothing. Results are of one task, so labels are not read otherwise (as
-logarithms, in another order) either; intervals and folds are of groups, so that these stay, too.
+logarithms, in another order) either; intervals and folds are of groups, so that these stay, too. Folds and training in
+epochs go by the order of samples, which is that of the run for whatever comes later.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.evaluation.method_folders import files_of_methods
 from pipeline.options.toml_file import read_configuration
 from pipeline.run_layout import CONFIGURATION, MANIFEST, RESULT, seed_dir, seed_of
 from stages.config.data import DataConfig
-from stages.data.manifest import Manifest
+from stages.data.manifest import Manifest, load_targets
 
 _WITHOUT_EFFECT = ("data_root", "seeds", "allow_leakage", "metric")
 """Options of the data that say nothing of which samples there are."""
@@ -30,8 +31,8 @@ def seeds_with_results(run: Path) -> list[int]:
     return sorted({seed_of(path.parent.parent) for path in files_of_methods(run, RESULT)})
 
 
-def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manifest) -> None:
-    """Refuse samples, labels or splits that are not those of the results that a run has.
+def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manifest) -> Manifest:
+    """Refuse samples, labels or splits that are not those of the results that a run has; else return them in its order.
 
     Parameters
     ----------
@@ -51,12 +52,12 @@ def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manif
     """
     saved = [other for other in seeds_with_results(run) if (seed_dir(run, other) / MANIFEST).exists()]
     if not saved:
-        return
+        return manifest
     other = seed if seed in saved else saved[0]
     earlier = Manifest.load(seed_dir(run, other) / MANIFEST)
     # as nearly always: of a million samples, quicker than to count them
     if _columns(earlier) == _columns(manifest) and _task(earlier) == _task(manifest):
-        return
+        return manifest
     changes = _changes(earlier, manifest, with_splits=other == seed)
     differing = _differing(run, data)
     splits_are_drawn = _counted(earlier, with_splits=True) != _counted(manifest, with_splits=True)
@@ -72,6 +73,7 @@ def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manif
             f"{run} has results of other samples{f' ({changes})' if changes else ''}: {reason} another `out`; what "
             "is in the cache serves both"
         )
+    return _in_order_of(earlier, manifest, same_splits=other == seed)
 
 
 def changes_of_samples(run: Path, seed: int, manifest: Manifest) -> str:
@@ -122,6 +124,24 @@ def _task(manifest: Manifest) -> dict[str, Any]:
 def _counted(manifest: Manifest, *, with_splits: bool) -> Counter[tuple[str, ...]]:
     keys, targets, splits, _ = _columns(manifest)
     return Counter(zip(keys, targets, *([splits] if with_splits else []), strict=True))
+
+
+def _in_order_of(earlier: Manifest, manifest: Manifest, *, same_splits: bool) -> Manifest:
+    """Return the same samples in the order of others, which is not that of files that were renamed or a sorted table.
+
+    Of the same splits numbers have the very same scale: of a sum in another order it is another one in the last digit.
+    """
+    if earlier.keys == manifest.keys:
+        return manifest
+    then, now = (zip(*_columns(samples)[: 2 + same_splits], strict=True) for samples in (earlier, manifest))
+    places: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place, sample in enumerate(now):
+        places[sample].append(place)
+    ordered = manifest.select([places[sample].pop() for sample in then])
+    if not same_splits or manifest.task.reads == "image":
+        return ordered
+    task = earlier.task.with_primary(manifest.task.primary)
+    return replace(ordered, task=task, targets=load_targets(task, ordered.target_texts))
 
 
 def _together(manifest: Manifest) -> dict[str, frozenset[str]]:

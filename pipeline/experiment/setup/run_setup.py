@@ -160,7 +160,7 @@ def init_seed(
     """
     read = replace(data, allow_leakage=allow_leakage or data.allow_leakage)
     manifest = make_manifest(read, features, seed, head, labels=labels)
-    require_same_samples(run, seed, data, manifest)
+    manifest = require_same_samples(run, seed, data, manifest)
     init_run(run, *(group for group in (data, features, head, finetune) if group is not None))
     _LOG.info(f"seed {seed}: {format_manifest(manifest)}")
     directory = seed_dir(run, seed)

@@ -63,6 +63,15 @@ def test_another_training_is_refused_with_both_values_and_what_to_do(ridge, chan
     assert find_finished(ridge, "another".__eq__, {**OPTIONS, **changes}, overwrite=True) is None
 
 
+def test_where_columns_are_taken_their_cells_may_be_what_differs(ridge):
+    stored = json.loads((ridge / "result.json").read_text())
+    (ridge / "result.json").write_text(json.dumps({**stored, "options": {**stored["options"], "columns": ["area"]}}))
+    with pytest.raises(
+        UsageError, match="trained on other features, on other cells of the table, or with options that"
+    ):
+        find_finished(ridge, "another".__eq__, {**OPTIONS, "columns": ("area",)}, overwrite=False)
+
+
 def test_of_a_fine_tuning_the_options_of_heads_are_named_where_no_other_differ(ridge):
     stored = json.loads((ridge / "result.json").read_text())
     stored["options"] |= {"unfreeze": "3", "epochs": 6}

@@ -36,8 +36,26 @@ def manifest() -> Manifest:
 def test_the_same_samples_are_taken_wherever_they_lie_and_in_whatever_order(run, manifest):
     assert seeds_with_results(run) == [0]
     moved = replace(manifest, locations=[f"elsewhere/{location}" for location in manifest.locations])
-    require_same_samples(run, 0, replace(DATA, data="elsewhere"), moved.select(np.arange(len(moved))[::-1]))
+    taken = require_same_samples(run, 0, replace(DATA, data="elsewhere"), moved.select(np.arange(len(moved))[::-1]))
+    assert (taken.keys, taken.splits, taken.locations) == (moved.keys, moved.splits, moved.locations)
+    assert taken.targets.tolist() == moved.targets.tolist()
     require_same_samples(run, 1, DATA, replace(manifest, splits=manifest.splits[::-1]))
+
+
+def test_numbers_in_another_order_are_on_the_very_scale_of_the_run(run, manifest):
+    task = Regression(("price",))
+    numbers = replace(
+        manifest, task=task, targets=load_targets(task, [str(0.1 + 0.7 * number) for number in range(len(manifest))])
+    )
+    numbers = numbers.with_splits(numbers.splits)
+    numbers.save(run / "seed-0" / "manifest.csv")
+    off = replace(numbers.task, mean=tuple(np.nextafter(numbers.task.mean, 0)))  # as of a sum in another order
+    turned = replace(numbers, task=off, targets=load_targets(off, numbers.target_texts)).select(
+        np.arange(len(numbers))[::-1]
+    )
+    taken = require_same_samples(run, 0, DATA, turned)
+    assert (taken.task, taken.keys) == (numbers.task, numbers.keys)
+    assert taken.targets.tolist() == numbers.targets.tolist()
 
 
 @pytest.mark.parametrize(
