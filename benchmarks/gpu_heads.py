@@ -112,7 +112,7 @@ def factory_of(problem: FitProblem) -> Callable[[np.ndarray], LinearModelFactory
 def searched(problem: FitProblem) -> HeadFit:
     """Search and fit as `fit_logistic` does on a GPU, on whatever device the problem names."""
     fits = DeviceFits.of(problem, factory_of(problem), margins=False)
-    return refit_best(problem, fits, fits.search(problem.cv, problem.seed), calibrate=False)[0]
+    return refit_best(problem, fits, fits.search(problem.cv, problem.seed))[0]
 
 
 def log_loss(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -71,7 +71,7 @@ def fit_rbf(problem: FitProblem) -> HeadFit:
             room=room,
         )
 
-    fitted = fit_along_path(problem, make_of, calibrate=True)
+    fitted = fit_along_path(problem, make_of, margins=True)
     if fitted.finish is not None:
         finish = fitted.finish
         return replace(fitted, finish=lambda: _with_settings(finish(), said))

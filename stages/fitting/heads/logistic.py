@@ -27,4 +27,4 @@ def fit_logistic(problem: FitProblem) -> HeadFit:
     def make_of(center: NDArray[np.float32]) -> LinearModelFactory:
         return LinearModelFactory("logistic", problem.task, center, problem.balanced)
 
-    return fit_along_path(problem, make_of, calibrate=False)
+    return fit_along_path(problem, make_of, margins=False)

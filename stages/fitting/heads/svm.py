@@ -27,4 +27,4 @@ def fit_svm(problem: FitProblem) -> HeadFit:
     def make_of(center: NDArray[np.float32]) -> LinearModelFactory:
         return LinearModelFactory("hinge", problem.task, center, problem.balanced)
 
-    return fit_along_path(problem, make_of, calibrate=True)
+    return fit_along_path(problem, make_of, margins=True)

@@ -53,7 +53,7 @@ _TOGETHER = 200_000_000
 
 
 def device_fits(
-    problem: FitProblem, make_of: Callable[[NDArray[np.float32]], MakeModel], *, calibrate: bool
+    problem: FitProblem, make_of: Callable[[NDArray[np.float32]], MakeModel], *, margins: bool
 ) -> DeviceFits | None:
     """Return the fits of a search on the device of a problem; None where models are not linear, or rows too few to pay.
 
@@ -64,7 +64,7 @@ def device_fits(
     problem : FitProblem
     make_of : callable
         From what is taken from all rows, float32 [d], to what makes models of them.
-    calibrate : bool
+    margins : bool
         Whether scores are margins and no logits.
     """
     (width,) = problem.train.row_shape
@@ -73,7 +73,7 @@ def device_fits(
         return None
     if not isinstance(make_of(np.zeros(width, np.float32)), LinearModelFactory):
         return None
-    return DeviceFits.of(problem, make_of, margins=calibrate)
+    return DeviceFits.of(problem, make_of, margins=margins)
 
 
 @dataclass(frozen=True)

@@ -39,31 +39,35 @@ _LEAST = float(np.finfo(np.float32).tiny)
 
 
 def fit_along_path(
-    problem: FitProblem, make_of: Callable[[NDArray[np.float32]], MakeModel], *, calibrate: bool
+    problem: FitProblem, make_of: Callable[[NDArray[np.float32]], MakeModel], *, margins: bool
 ) -> HeadFit:
     """Return the head of the best C and scaling of `problem.config`, fitted to all rows and to train alone.
+
+    What both say is divided by one temperature, which is fitted to rows that were left out. Margins have no scale of
+    their own; and of logits settings are chosen by how many are right, so that few rows take a C so small that each
+    class is about as likely as the others.
 
     Parameters
     ----------
     make_of : callable
         From the mean of train, float32 [d], which is taken from all rows, to what makes models of them.
-    calibrate : bool
-        Whether scores are margins and no logits; then both heads are divided by a temperature.
+    margins : bool
+        Whether scores are margins and no logits: settings are then scored under a temperature, too.
     """
     fits: PathFits | None = None
     if problem.device.type == "cuda" or not _may_be_copied(problem):
         from stages.fitting.solvers.device_search import device_fits  # what fits on cores does without
 
-        fits = device_fits(problem, make_of, calibrate=calibrate)
+        fits = device_fits(problem, make_of, margins=margins)
     if fits is None:
-        fits = HostFits.of(problem, make_of, margins=calibrate)
+        fits = HostFits.of(problem, make_of, margins=margins)
     result = fits.search(problem.cv, problem.seed)
-    refit = partial(refit_best, problem, fits, result, calibrate=calibrate)
+    refit = partial(refit_best, problem, fits, result)
     if problem.deferred:
-        fold = partial(_fold, problem, fits, result, None, calibrate=calibrate)
+        fold = partial(_fold, problem, fits, result, None)
         return HeadFit.deferred(problem, result.candidates, lambda: refit()[0], fold)
-    fitted, margins = refit()
-    return replace(fitted, fold=partial(_fold, problem, fits, result, margins, calibrate=calibrate))
+    fitted, left_out = refit()
+    return replace(fitted, fold=partial(_fold, problem, fits, result, left_out))
 
 
 def _may_be_copied(problem: FitProblem) -> bool:
@@ -76,43 +80,39 @@ def _may_be_copied(problem: FitProblem) -> bool:
 
 
 def refit_best(
-    problem: FitProblem, fits: PathFits, search_result: GridSearchResult, *, calibrate: bool
+    problem: FitProblem, fits: PathFits, search_result: GridSearchResult
 ) -> tuple[HeadFit, FoldOutputs | None]:
     """Return the head of the best setting, fitted to all rows and to train alone.
 
-    Where the scores are margins and no logits (`calibrate`), both are divided by a temperature. That is fitted to
-    margins out of folds, which are returned too, where there are folds.
+    Both are divided by a temperature, which is fitted to scores out of folds. These are returned, too, where there are
+    folds.
     """
     setting, labels, cv = (search_result.chosen["scaler"], search_result.chosen["C"]), problem.labels, problem.cv
     parts = [slice(0, len(problem.train)), slice(0, len(labels))]
     without_val, model = fits.fitted(setting, parts, search_result.states.get(setting))
-    settings = {**search_result.chosen, "selected by": cv.description}
-    margins: FoldOutputs | None = None
-    if calibrate:
-        if cv.is_holdout:
-            of_all = without_val.scores_at(cv.splits[0][1])
-        else:
-            kept = search_result.fold_outputs.get(setting)
-            margins = fits.out_of_fold([setting] * len(cv.splits), cv.splits) if kept is None else kept
-            of_all = np.concatenate(margins)
-        true = np.concatenate([labels[scored] for _, scored in cv.splits])
-        settings["temperature"] = fit_temperature(problem.task, of_all, true)
-    temperature = settings.get("temperature", 1.0)
+    left_out: FoldOutputs | None = None
+    if cv.is_holdout:
+        of_all = without_val.scores_at(cv.splits[0][1])
+    else:
+        kept = search_result.fold_outputs.get(setting)
+        left_out = fits.out_of_fold([setting] * len(cv.splits), cv.splits) if kept is None else kept
+        of_all = np.concatenate(left_out)
+    true = np.concatenate([labels[scored] for _, scored in cv.splits])
+    temperature = fit_temperature(problem.task, of_all, true)
     heads = model.head(temperature), without_val.head(temperature)
-    return HeadFit(*heads, settings, search_result.candidates), margins
+    settings = {**search_result.chosen, "selected by": cv.description, "temperature": temperature}
+    return HeadFit(*heads, settings, search_result.candidates), left_out
 
 
 def _fold(
     problem: FitProblem,
     fits: PathFits,
     result: GridSearchResult,
-    margins: FoldOutputs | None,
-    *,
-    calibrate: bool,
+    left_out: FoldOutputs | None,
 ) -> OutOfFold | None:
     """Return the scores of all rows out of folds, each fold's by the setting that is best on the others.
 
-    `margins` are those of the chosen setting out of the folds of `problem.cv`, where they are known.
+    `left_out` is what the chosen setting says out of the folds of `problem.cv`, where that is known.
     """
     if not problem.divisions:
         return None
@@ -140,13 +140,13 @@ def _fold(
                 for setting in settings
             ]
         picked = [settings[pick] for pick in best_on_others(np.array(scores))]
-        known = margins if plan is problem.cv else None
+        known = left_out if plan is problem.cv else None
         unknown = [number for number, setting in enumerate(picked) if known is None or setting != chosen]
         fitted = fits.out_of_fold([picked[number] for number in unknown], [plan.splits[number] for number in unknown])
         of_plan = dict(enumerate(known or ()))
         of_plan.update(zip(unknown, fitted, strict=True))
         outputs.append([of_plan[number] for number in range(len(picked))])
-    return collect(problem, outputs, calibrate=calibrate)
+    return collect(problem, outputs, calibrate=True)
 
 
 def cross_validate(

@@ -26,9 +26,17 @@ QUICK = HeadConfig(c_values=(1e-3, 1e-1), fit_epochs=30, fit_lr=(1e-2,), nystroe
 HEADS_FOR_VECTORS = [name for name in head_names() if find_head(name).rows not in ("map", "bag", "maps")]
 
 
+def undo_temperature(trained):
+    """Have both heads of a result say what they said before they were divided by its temperature."""
+    with torch.no_grad():
+        for module in (trained.module, trained.module_train_only):
+            module.output.weight *= trained.settings["temperature"]
+            module.output.bias *= trained.settings["temperature"]
+
+
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("scaling", ["none", "standard"])
-def test_a_logistic_head_scores_as_scikit_learn_does(classes, scaling):
+def test_a_logistic_head_scores_as_scikit_learn_does_but_for_one_temperature(classes, scaling):
     train, val, test = digits(classes)
     only = replace(QUICK, c_values=(1e-2,), scalers=(scaling,))
     trained = train_head("logistic", fit_problem(train, val, classes=classes, options=only))
@@ -37,6 +45,7 @@ def test_a_logistic_head_scores_as_scikit_learn_does(classes, scaling):
     scaler = ModeratedScaler(with_mean=scaling == "standard", with_std=scaling == "standard").fit(features)
     reference = LogisticRegression(C=1e-2, tol=1e-9, max_iter=5000).fit(scaler.transform(features), labels)
     expected = reference.predict_proba(scaler.transform(test.features.astype(np.float64)))
+    undo_temperature(trained)
     assert np.abs(head_probabilities(trained.module, test.features, TEN_CLASSES) - expected).max() < 1e-4
 
 
@@ -179,17 +188,37 @@ def test_the_head_fine_tuning_starts_from_has_not_seen_the_validation_split():
             options=replace(QUICK, c_values=(honest.settings["C"],), scalers=(honest.settings["scaler"],)),
         ),
     )
-    assert torch.equal(honest.module_train_only.output.weight, misled.module_train_only.output.weight)
-    assert not torch.allclose(honest.module.output.weight, misled.module.output.weight)
+    for trained in (honest, misled):
+        undo_temperature(trained)  # one number, which is of the images left out
+    torch.testing.assert_close(honest.module_train_only.output.weight, misled.module_train_only.output.weight)
+    assert not torch.allclose(honest.module.output.weight, misled.module.output.weight, rtol=0.01)
+
+
+@pytest.mark.parametrize("cv", [0, 5])
+def test_a_logistic_head_on_few_rows_is_as_sure_as_it_is_right(cv):
+    """By how many are right, C may be so small that each class is about as likely as the others."""
+    numbers = np.random.default_rng(0)
+    labels = np.arange(1200) % 3
+    rows = (numbers.normal(size=(3, 200))[labels] / 4 + numbers.normal(size=(1200, 200))).astype(np.float32)
+    train, val, test = (FeatureRows(rows[part], labels[part]) for part in (slice(60), slice(60, 90), slice(90, None)))
+    options = HeadConfig(c_values=(1e-5,), scalers=("standard",), cv=cv)
+    trained, fold = train_foldable_head("logistic", fit_problem(train, val, classes=3, options=options))
+    said = [head_probabilities(trained.module, test.features, TEN_CLASSES)]
+    undo_temperature(trained)
+    said.append(head_probabilities(trained.module, test.features, TEN_CLASSES))
+    assert (said[0].argmax(axis=1) == said[1].argmax(axis=1)).mean() > 0.999
+    assert log_loss(test.labels, said[0]) < 0.7 < 1.0 < log_loss(test.labels, said[1])
+    if cv:
+        outputs = fold().outputs[0]
+        shares = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
+        assert log_loss(labels[:90], shares) < 0.7
 
 
 def test_temperature_makes_probabilities_of_margins():
     train, val, test = digits()
     trained = train_head("svm", fit_problem(train, val, classes=10, options=QUICK))
     calibrated = log_loss(test.labels, head_probabilities(trained.module, test.features, TEN_CLASSES))
-    with torch.no_grad():
-        trained.module.output.weight *= trained.settings["temperature"]
-        trained.module.output.bias *= trained.settings["temperature"]
+    undo_temperature(trained)
     assert calibrated < 0.7 * log_loss(test.labels, head_probabilities(trained.module, test.features, TEN_CLASSES))
 
 

@@ -25,11 +25,11 @@ from tests.stages.fitting.rows_of_digits import fit_problem, numbered_classes, s
 from tests.stages.fitting.solvers.searched import VALUES, searched
 
 
-def test_the_head_of_a_search_on_held_out_rows_is_that_of_scikit_learn_on_all_rows():
+def test_the_head_of_a_search_on_held_out_rows_is_that_of_scikit_learn_on_all_rows_but_for_a_temperature():
     rows, labels = skewed(count=800)
     search_result, settings, problem = searched(rows, labels)
     train = len(problem.train)
-    result, _ = grid_search.refit_best(problem, HostFits(settings, rows, labels), search_result, calibrate=False)
+    result, _ = grid_search.refit_best(problem, HostFits(settings, rows, labels), search_result)
     standard = result.settings["scaler"] == "standard"
     for head, count in ((result.head, len(rows)), (result.head_train_only, train)):
         exact = rows.astype(np.float64)
@@ -37,7 +37,8 @@ def test_the_head_of_a_search_on_held_out_rows_is_that_of_scikit_learn_on_all_ro
         reference = LogisticRegression(C=result.settings["C"], tol=1e-9, max_iter=20000)
         reference.fit(scaler.transform(exact[:count]), labels[:count])
         expected = reference.predict_proba(scaler.transform(exact))
-        assert np.abs(head(torch.from_numpy(rows)).softmax(dim=1).detach().numpy() - expected).max() < 1e-5
+        logits = result.settings["temperature"] * head(torch.from_numpy(rows)).detach()
+        assert np.abs(logits.softmax(dim=1).numpy() - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("classes", [2, 4])
