@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -58,12 +59,27 @@ def _float32_by_default() -> Iterator[None]:
                 torch.set_default_dtype(found)
 
 
+@contextmanager
+def _start_method_left_open() -> Iterator[None]:
+    """Have the caller still free to choose how processes start: joblib and tqdm settle on the default for good."""
+    found = multiprocessing.get_start_method(allow_none=True)
+    try:
+        yield
+    finally:
+        default = multiprocessing.get_all_start_methods()[0]
+        if found is None and multiprocessing.get_start_method(allow_none=True) == default:
+            multiprocessing.set_start_method(None, force=True)
+
+
 def usable_anywhere(function: Callable[ParametersT, ResultT]) -> Callable[ParametersT, ResultT]:
-    """Let a function be called whatever torch and NumPy are set to, and in a forked process (`usable_after_fork`)."""
+    """Let a function be called whatever torch and NumPy are set to, and in a forked process (`usable_after_fork`).
+
+    How processes start is left for the caller to choose afterwards, too (``multiprocessing.set_start_method``).
+    """
 
     @wraps(function)
     def call(*args: ParametersT.args, **kwargs: ParametersT.kwargs) -> ResultT:
-        with fresh_settings():
+        with fresh_settings(), _start_method_left_open():
             return function(*args, **kwargs)
 
     return usable_after_fork(call)

@@ -1,8 +1,11 @@
 """The public names, and what importing them does not do."""
 
 import json
+import re
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +57,12 @@ def test_python_names_the_nearest_of_a_misspelled_name():
         [sys.executable, "-c", "import pipeline; pipeline.TransferClasifier"], capture_output=True, text=True
     )
     assert completed.stderr.rstrip().endswith("Did you mean: 'TransferClassifier'?")
+
+
+@pytest.mark.parametrize("room", ["cache", "stages", "pipeline"])
+def test_type_checkers_of_others_are_told_that_types_are_there(room):
+    """Without the file (PEP 561) mypy takes every public name for Any, and under --strict refuses the import."""
+    folder = Path(import_module(room).__file__).parent
+    assert (folder / "py.typed").is_file()
+    listed = (folder.parent / "pyproject.toml").read_text(encoding="utf-8").split("[tool.setuptools.package-data]")[1]
+    assert re.search(rf'^{room} = \[.*"py.typed"', listed, re.MULTILINE)  # and wheels have it

@@ -1,5 +1,6 @@
 """The library in the midst of what a caller has set torch and NumPy to."""
 
+import multiprocessing
 import pickle
 import threading
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pipeline.library.estimators import TransferClassifier
 from pipeline.library.finetuning import finetune
 from pipeline.library.functions import features
 from pipeline.library.segmenter import TransferSegmenter
-from stages.runtime.fresh_settings import fresh_settings
+from stages.runtime.fresh_settings import fresh_settings, usable_anywhere
 
 
 @contextmanager
@@ -48,6 +49,30 @@ def test_within_it_torch_is_as_it_begins_and_afterwards_as_it_was(name):
         with fresh_settings():
             assert found() == (True, False, False, "cpu", torch.float32, "ignore")
         assert found() == before
+
+
+@pytest.fixture
+def start_method():
+    """Choose how processes start, or leave it open with None, as long as the test runs."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    yield lambda method: multiprocessing.set_start_method(method, force=True)
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_how_processes_start_is_left_for_the_caller_to_choose(start_method):
+    """What asks for a lock, as tqdm and joblib do, settles it for the process; `set_start_method` is refused then."""
+    start_method(None)
+    usable_anywhere(multiprocessing.RLock)()
+    assert multiprocessing.get_start_method(allow_none=True) is None
+    multiprocessing.set_start_method("spawn")
+    usable_anywhere(multiprocessing.RLock)()
+    assert multiprocessing.get_start_method(allow_none=True) == "spawn"
+
+
+def test_how_processes_start_is_not_taken_back_where_another_thread_has_chosen(start_method):
+    start_method(None)
+    usable_anywhere(multiprocessing.set_start_method)("spawn")
+    assert multiprocessing.get_start_method(allow_none=True) == "spawn"
 
 
 def test_of_two_threads_within_it_the_last_puts_the_default_type_back():
