@@ -177,10 +177,10 @@ def _column(images: Images) -> Any:
         if not names:
             columns = ", ".join(map(repr, images.columns))
             raise UsageError(f"{_TAKEN}; this data frame has the columns {columns}")
-        column = images[names[0]]
+        column = images[names[0]].to_numpy()
         if column.ndim != 1:
             raise UsageError(f"{_TAKEN}; this data frame has several columns {names[0]!r}")
-        return column.to_numpy()
+        return column
     return images.to_numpy() if hasattr(images, "to_numpy") else images
 
 

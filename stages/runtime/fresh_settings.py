@@ -67,7 +67,7 @@ def _start_method_left_open() -> Iterator[None]:
         yield
     finally:
         default = multiprocessing.get_all_start_methods()[0]
-        if found is None and multiprocessing.get_start_method(allow_none=True) == default:
+        if not found and multiprocessing.get_start_method(allow_none=True) == default:
             multiprocessing.set_start_method(None, force=True)
 
 

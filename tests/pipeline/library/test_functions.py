@@ -6,6 +6,7 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -92,6 +93,20 @@ def test_features_of_files_are_those_of_the_command_bit_for_bit(photographs, tmp
     assert np.array_equal(features(manifest.locations, image_size=SIZE, cache=tmp_path / "own"), command_features)
 
 
+class FrameOfPolars:
+    """As much of a data frame of polars as is read: its columns have no ``ndim``."""
+
+    def __init__(self, **columns):
+        self.columns = list(columns)
+        self._values = columns
+
+    def __len__(self):
+        return len(self._values[self.columns[0]])
+
+    def __getitem__(self, name):
+        return SimpleNamespace(to_numpy=lambda: np.array(self._values[name], dtype=object))
+
+
 @pytest.mark.parametrize(
     "form",
     [
@@ -106,6 +121,7 @@ def test_features_of_files_are_those_of_the_command_bit_for_bit(photographs, tmp
         lambda arrays, files: [(file,) for file in files],
         lambda arrays, files: pd.DataFrame({"path": files, "label": list("aabb")}),
         lambda arrays, files: pd.DataFrame({"image": arrays}, index=[7, 3, 3, 1]),
+        lambda arrays, files: FrameOfPolars(path=list(map(str, files))),
         lambda arrays, files: pd.Series(map(str, files), index=list("dcba")),
         lambda arrays, files: np.array(list(map(str, files))),
         lambda arrays, files: [arrays[0], files[1], str(files[2]), Image.fromarray(arrays[3])],
@@ -114,7 +130,7 @@ def test_features_of_files_are_those_of_the_command_bit_for_bit(photographs, tmp
     ],
     ids=(
         *("str", "arrays", "tuple", "pillow", "opened", "tensors", "dataset", "labelled", "tuples"),
-        *("frame-path", "frame-image", "series", "numpy", "mixed", "bytes-path", "masked-array"),
+        *("frame-path", "frame-image", "frame-polars", "series", "numpy", "mixed", "bytes-path", "masked-array"),
     ),
 )
 def test_every_form_of_the_same_images_has_the_same_features(form, arrays, files, expected):
