@@ -111,9 +111,8 @@ def _notes(runs: Sequence[Path], results: Sequence[Result]) -> list[str]:
     of_results = {result.directory.parent.resolve() for result in results if result.directory is not None}
     for run in runs:
         for path in files_of_seeds(run, EXTRACTION):
-            if (
-                path.parent.resolve() not in of_results
-            ):  # a command that was stopped has left it, of other samples maybe
+            # a command that was stopped has left it, of other samples maybe
+            if path.parent.resolve() not in of_results:
                 continue
             account = json.loads(path.read_text(encoding="utf-8"))
             notes += account["notes"]
