@@ -26,7 +26,7 @@ from tests.page_figures import drawing
 from tests.photographs import make_folder
 
 SMALL = ["--image-size", "64"]
-QUICK_FITS = ["--c-values", "0.01", "0.1", "--scalers", "standard", "--cv", "3", "--fit-epochs", "30"]
+QUICK_FITS = ["--c-values", "0.01", "0.1", "--scalers", "standard", "--cv", "3", "--fit-epochs", "60"]
 
 
 def call(capsys, *arguments):
