@@ -80,24 +80,41 @@ def preserve_rng_state() -> Iterator[None]:
                 torch.mps.set_rng_state(mps_state)
 
 
-_FILLING = frozenset({"uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_"})
-_FILLING |= {"kaiming_uniform_", "kaiming_normal_", "orthogonal_"}
-"""Names of what torch and its modules fill a tensor with random numbers by."""
+_DRAWING_NAMES = frozenset(
+    {"uniform_", "normal_", "bernoulli_", "exponential_", "random_", "xavier_uniform_", "xavier_normal_"}
+    | {
+        "kaiming_uniform_",
+        "kaiming_normal_",
+        "orthogonal_",
+        "sparse_",
+        "rand",
+        "randn",
+        "randint",
+        "randperm",
+        "normal",
+    }
+)
+"""Names of what torch and its modules draw random numbers by, of a generator that they are given."""
 
 
 _IN_THREAD = threading.local()
 
 
-class NothingDrawn(TorchFunctionMode):
-    """Within it, this thread makes modules whose numbers are not drawn, as they are given others.
+class DrawnApart(TorchFunctionMode):
+    """Within it, this thread draws on the CPU from a generator of its own, and not from that of the program.
 
-    Drawing them takes time, and from the random state of the program what its own code would get.
+    For modules that are made to be given other numbers than those that they begin with: a program's own code is to draw
+    what it would draw without them. What is drawn is as random as ever: some of it is drawn until it is in bounds.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._generator = torch.Generator()
 
     @staticmethod
     @contextmanager
     def but_here() -> Iterator[None]:
-        """Draw all the same: for modules of the user's own, which may keep what they draw without saving it."""
+        """Draw as ever: for modules of the user's own, which may set the program's seed, and keep what comes of it."""
         before = getattr(_IN_THREAD, "draws", False)
         _IN_THREAD.draws = True
         try:
@@ -108,10 +125,12 @@ class NothingDrawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Leave tensors that would be filled as they are, and make those of random numbers of zeros."""
+        """Give what draws on the CPU, and has no generator, this one."""
         given = dict(kwargs or {})
-        if getattr(_IN_THREAD, "draws", False):
-            return func(*args, **given)
-        if getattr(func, "__name__", "") in _FILLING:
-            return args[0] if args else given["tensor"]
-        return (torch.zeros if func is torch.randn else func)(*args, **given)
+        draws = getattr(func, "__name__", "") in _DRAWING_NAMES and not getattr(_IN_THREAD, "draws", False)
+        if draws and given.get("generator") is None:
+            filled = args[0] if args else given.get("tensor")
+            device = filled.device if isinstance(filled, torch.Tensor) else given.get("device")
+            if torch.device(device or torch.get_default_device()).type == "cpu":
+                given["generator"] = self._generator
+        return func(*args, **given)

@@ -20,7 +20,7 @@ def test_each_head_on_each_depths_and_the_ensemble_are_scored_and_one_is_chosen(
 
 def _splits(*pairs):
     return [
-        Split({BASELINE: Scored(80, base, 1), "ridge all": Scored(81, other, 1)}, chosen, 0.25)
+        Split({BASELINE: Scored(80, base, 1, 0.5), "ridge all": Scored(81, other, 1, 0.4)}, chosen, 0.25)
         for base, other, chosen in pairs
     ]
 

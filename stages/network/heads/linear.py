@@ -15,7 +15,7 @@ from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.heads.base import Head, vector_width
 from stages.network.heads.linear_maps import LinearMapsHead
 from stages.network.heads.registry import register_torch_head
-from stages.runtime.seeding import NothingDrawn
+from stages.runtime.seeding import DrawnApart
 
 
 @register_torch_head(
@@ -65,7 +65,7 @@ class LinearHead(Head):
     @classmethod
     def of_zeros(cls, row_shape: tuple[int, ...], out_features: int, *, l2: bool = False) -> LinearHead:
         """Return a head that says 0 of every row, to be given what it is to say."""
-        with NothingDrawn():
+        with DrawnApart():
             head = cls(row_shape, out_features, l2=l2)
         nn.init.zeros_(head.output.weight)
         nn.init.zeros_(head.output.bias)

@@ -12,7 +12,7 @@ from stages.config.heads import FitRecipe
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.heads.base import Head
 from stages.network.heads.user_module import ImportedHead
-from stages.runtime.seeding import NothingDrawn
+from stages.runtime.seeding import DrawnApart
 
 HeadClass = TypeVar("HeadClass", bound=type[Head])
 
@@ -116,7 +116,7 @@ network in them, of several heads. They are saved, and no names of options."""
 
 
 def unfilled_head(config: dict[str, Any], graph: CutGraph | None) -> Head:
-    """Return a head with its `config`, whose tensors are still to be given; those of the user's own module are drawn.
+    """Return a head with its `config`, whose tensors are still to be given; a module of the user's own draws as ever.
 
     Raises
     ------
@@ -131,7 +131,8 @@ def unfilled_head(config: dict[str, Any], graph: CutGraph | None) -> Head:
     head = saved_class(name)
     if head.needs_graph and graph is None:
         raise UsageError(f"the head {name} is made of the blocks of its network: load it with the CutGraph of that one")
-    with NothingDrawn():
+    is_own = head.__module__.partition(".")[0] == __name__.partition(".")[0]
+    with DrawnApart() if is_own else DrawnApart.but_here():
         return head.rebuild(row_shape, out_features, config, graph)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from cache.errors import UsageError
 from stages.network.heads.base import Head
 from stages.network.import_path import error_text, import_from_path
-from stages.runtime.seeding import NothingDrawn
+from stages.runtime.seeding import DrawnApart
 
 
 class ImportedHead(Head):
@@ -32,7 +32,7 @@ class ImportedHead(Head):
         super().__init__(name, row_shape, out_features)
         imported = _imported_class(name)
         try:
-            with NothingDrawn.but_here():
+            with DrawnApart.but_here():
                 self.module = imported(tuple(row_shape), out_features)
         except Exception as error:
             raise UsageError(

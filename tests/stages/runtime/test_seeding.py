@@ -19,7 +19,7 @@ from stages.finetuning.baselines import random_head
 from stages.finetuning.batch_sampler import EpochBatchSampler
 from stages.finetuning.image_batches import AugmentedImages
 from stages.network.reinit import _generator
-from stages.runtime.seeding import NothingDrawn, epoch_seed, fixed_seed, preserve_rng_state, seed_from
+from stages.runtime.seeding import DrawnApart, epoch_seed, fixed_seed, preserve_rng_state, seed_from
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -100,25 +100,30 @@ def test_random_states_of_python_numpy_and_torch_are_put_back_also_after_an_erro
     assert draw() == expected
 
 
-def test_nothing_is_drawn_for_modules_that_are_to_be_given_their_numbers_but_where_it_is_asked_for():
+def test_modules_that_are_to_be_given_their_numbers_draw_apart_but_where_the_program_s_are_asked_for():
     def make():
+        bounded = nn.init.trunc_normal_(torch.empty(1000), mean=5.0, std=0.1, a=4.9, b=5.1)  # drawn until it is there
+        assert bounded.min() >= 4.9
         return nn.Sequential(nn.Linear(3, 4), nn.Conv2d(2, 2, 1), nn.MultiheadAttention(4, 2), nn.GRU(2, 2))
 
     before = torch.get_rng_state()
-    with NothingDrawn():
+    with DrawnApart():
         made = make()
-        assert torch.equal(torch.randn(2, 3), torch.zeros(2, 3))
-        nn.init.trunc_normal_(torch.empty(2), std=0.1)
+        assert torch.randn(1000).std() > 0.5
+        assert len(torch.randperm(5)) == 5
     assert torch.equal(torch.get_rng_state(), before)
     made.load_state_dict(drawn := make().state_dict())
     assert all(torch.equal(made.state_dict()[name], tensor) for name, tensor in drawn.items())
     torch.manual_seed(1)
     expected = torch.randn(3), nn.Linear(3, 4).weight
     torch.manual_seed(1)
-    with NothingDrawn():
-        with NothingDrawn.but_here():
+    with DrawnApart():
+        with DrawnApart.but_here():
             found = torch.randn(3), nn.Linear(3, 4).weight
-        assert torch.equal(torch.randn(2), torch.zeros(2))
+        state = torch.get_rng_state()
+        torch.rand(2, generator=torch.Generator().manual_seed(1))
+        torch.rand(2)
+    assert torch.equal(torch.get_rng_state(), state)
     assert all(map(torch.equal, found, expected))
 
 

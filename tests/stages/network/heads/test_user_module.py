@@ -131,7 +131,7 @@ def test_a_module_of_ones_own_is_a_head_and_comes_back_the_same(tmp_path, shape)
 
 
 def test_what_a_module_makes_again_from_a_seed_is_there_in_an_ensemble_that_is_loaded_too(tmp_path):
-    """Other members are made without drawing their numbers, which they are given."""
+    """Other members draw what they begin with from a generator of their own."""
     head, rows = build_head("mine.heads:RandomFeatures", (8,), 3).eval(), torch.randn(5, 8)
     assert len(head.state_dict()) == 2
     ensemble = EnsembleHead.weighted([head, LinearHead((8,), 3)], [0.5, 0.5], "softmax")
