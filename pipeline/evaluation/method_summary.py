@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +76,7 @@ class MethodSummary:
     label: str
     run: Path
     results: tuple[Result, ...]
-    images: NDArray[np.int64]
+    images: NDArray[np.int64] = field(compare=False)
     """The number of the image that each test is about, int64 [tests]; the same for every row."""
 
     @property

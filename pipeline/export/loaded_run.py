@@ -169,9 +169,7 @@ class LoadedRun:
                 found.require_readable()
                 listing = [(location, {}) for location in found.locations]
             if columns is not None:
-                names = [str(name) for name in columns]
-                cells = ([_cell(value) for value in columns[name]] for name in columns)
-                rows = list(zip(*cells, strict=True))
+                names, rows = _table(columns)
                 if images is None:
                     listing = [(f"row {number}", {}) for number in range(len(rows))]
                 if len(rows) != len(listing):
@@ -353,6 +351,24 @@ class RunRegressor(RegressorMixin, _FittedEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         values = self.run.predict_proba(X)
         return values[:, 0] if values.shape[1] == 1 else values
+
+
+def _table(columns: Any) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Return the names of columns, and the cells of each row.
+
+    Raises
+    ------
+    UsageError
+        If they are neither a mapping nor a data frame, or of unlike lengths.
+    """
+    if not isinstance(columns, Mapping) and not hasattr(columns, "columns"):
+        raise UsageError(f"columns has to be a mapping of names to sequences, or a data frame, not {columns!r}")
+    names = list(getattr(columns, "columns", columns))  # over its values, not its names, goes a data frame of polars
+    cells = {str(name): [_cell(value) for value in columns[name]] for name in names}
+    if len({len(column) for column in cells.values()}) > 1:
+        lengths = [f"{name} {len(column)}" for name, column in cells.items()]
+        raise UsageError(f"columns are of unlike lengths: {listed(lengths, 5)}")
+    return list(cells), list(zip(*cells.values(), strict=True))
 
 
 def _cell(value: Any) -> str:

@@ -33,7 +33,7 @@ _LOG = logging.getLogger("cutonce")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted for one image, and what its table says of it besides.
+    """What is predicted for one image, and what its table says of it besides; equal are those that say the same.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Prediction:
     location: str
     words: str
     cells: Mapping[str, str]
-    activated: NDArray[np.float32]
+    activated: NDArray[np.float32] = field(compare=False)  # arrays have no one answer
     extra: Mapping[str, str] = field(default_factory=dict)
     unlike: float | None = None
 

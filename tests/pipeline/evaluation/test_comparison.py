@@ -61,6 +61,13 @@ def test_rows_are_the_means_over_the_seeds(tmp_path):
     assert high > 0.85 + error + 0.004
 
 
+def test_comparisons_of_the_same_results_are_equal(tmp_path):
+    first = heads_and_finetune(tmp_path, wrong(0, 60), wrong(0, 40))
+    assert compare_runs([tmp_path]) == first
+    add_method(tmp_path, wrong(0, 20), name="svm")
+    assert compare_runs([tmp_path]) != first
+
+
 def test_one_seed_shows_the_interval_of_its_result(tmp_path):
     add_method(tmp_path, wrong(0, 80))
     (row,) = compare_runs([tmp_path]).rows

@@ -5,6 +5,7 @@ import pickle
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -73,6 +74,30 @@ def test_columns_are_given_beside_the_images(saved, images):
         run.predict(images[:1], columns)
     with pytest.raises(UsageError, match="takes columns beside them"):
         run.estimator()
+
+
+class FrameOfPolars(dict):
+    """As much of a data frame of polars as is read: one iterates over the values of its columns."""
+
+    def __iter__(self):
+        return iter(self.values())
+
+    @property
+    def columns(self):
+        return list(self.keys())
+
+
+def test_columns_are_taken_from_data_frames_of_any_kind_and_what_is_no_table_is_refused(saved):
+    run = loaded(saved, "table")
+    columns = {"area": [1, 2], "kind": ["a", "b"]}
+    expected = run.predict(columns=columns)
+    assert run.predict(columns=pd.DataFrame(columns, index=[7, 3])) == expected
+    assert run.predict(columns=FrameOfPolars(columns)) == expected
+    assert run.predict(columns={**columns, "kind": ["a", "a"]}) != expected
+    with pytest.raises(UsageError, match=r"columns are of unlike lengths: area 2, kind 1$"):
+        run.predict(columns={"area": [1, 2], "kind": ["a"]})
+    with pytest.raises(UsageError, match=r"columns has to be a mapping of names to sequences, or a data frame, not \["):
+        run.predict(columns=[{"area": 1, "kind": "a"}])
 
 
 def test_what_has_no_such_answer_is_refused(saved, images, tmp_path):
