@@ -189,7 +189,7 @@ def _location(item: Any, index: int) -> str:
     if (isinstance(item, (tuple, list)) and len(item) > 1) or (isinstance(item, tuple) and len(item) == 1):
         item = item[0]
     if isinstance(item, (str, PathLike)):
-        return fsdecode(item)
+        return fsdecode(item.item() if isinstance(item, np.str_) else item)  # whose `shape` would be the image's
     name = f"images[{index}]"
     if isinstance(item, Image.Image):
         return InMemoryImage(name, item)

@@ -74,6 +74,18 @@ def test_files_are_the_same_as_arrays_and_another_head_finds_the_maps_in_the_cac
         assert tensor.equal(again.head_.state_dict()[name])
 
 
+def test_paths_may_be_an_array_of_text(pairs, tmp_path):
+    """Text of NumPy has a ``shape``, as an image has."""
+    places = []
+    for number, pair in enumerate(zip(*pairs, strict=True)):
+        places.append([str(tmp_path / f"{number}-{kind}.png") for kind in ("image", "mask")])
+        for place, pixels in zip(places[-1], pair, strict=True):
+            Image.fromarray(pixels).save(place)
+    images, masks = np.array(places[:6]).T
+    segmenter = TransferSegmenter(**{**SETTINGS, "epochs": 1}).fit(images, masks)
+    assert segmenter.predict(images[:1])[0].shape == (48, 64)
+
+
 def test_nothing_is_left_on_disk_without_a_cache(pairs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
