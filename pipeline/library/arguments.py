@@ -55,7 +55,9 @@ def require_one_head(head: Any) -> None:
 
 
 def head_path(path: Any) -> Path:
-    """Return the path of files that a head is kept in.
+    """Return the path of the tensors of a head, which its description lies beside, as ``.json``.
+
+    A name may have points: ``cats-1.0`` is not the files of ``cats-1.1``.
 
     Raises
     ------
@@ -64,7 +66,8 @@ def head_path(path: Any) -> Path:
     """
     if not isinstance(path, (str, PathLike)) or not Path(path).name:
         raise UsageError(f"path has to be the path of the files of a head, with or without suffix, not {path!r}")
-    return Path(path)
+    file = Path(path)
+    return file if file.suffix in (".safetensors", ".json") else file.with_name(f"{file.name}.safetensors")
 
 
 def cache_folder(cache: Any, default: Path = FeatureConfig.cache) -> Path:

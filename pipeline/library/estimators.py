@@ -29,6 +29,7 @@ from pipeline.library.functions import extract_rows, extractor_for, feature_opti
 from pipeline.library.head_estimator import HeadEstimator, has_columns, require_features, require_known
 from pipeline.library.images import Images, count_images
 from pipeline.library.samples import SampleList, require_kind
+from stages.config.data import DENSE
 from stages.config.features import CropMode, FeatureConfig, Pooling, PrecisionChoice
 from stages.data.targets.arrays import is_unknown
 from stages.extraction.extractor import Extractor
@@ -371,12 +372,14 @@ class TransferClassifier(ClassifierMixin, HeadEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If there is no such head, it is damaged, or it does not take vectors.
+            If there is no such head, it is damaged, does not take vectors, or is of the classes of pixels.
         """
 
         def require(described: dict[str, Any]) -> None:
             if "class_names" not in described and "class_names" not in described.get("task", {}):
                 raise UsageError(f"the head {path} was saved without its classes, so it is no classifier")
+            if described.get("task", {}).get("name") == DENSE:
+                raise UsageError(f"the head {path} says the class of each pixel, so it is no classifier of features")
 
         classifier, described = cls._load_head(head_path(path), device, require)
         task = described.get("task", {})  # of the head of a run

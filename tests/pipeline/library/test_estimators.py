@@ -183,6 +183,20 @@ def test_what_cannot_be_saved_or_loaded_is_told(tmp_path):
         TransferClassifier.load(tmp_path / "nameless")
     with pytest.raises(ValueError, match=r"nowhere.json with nowhere.safetensors cannot be read"):
         TransferClassifier.load(tmp_path / "nowhere")
+    save_head(tmp_path / "pixels", LinearHead((8,), 2), {"task": {"name": "dense", "class_names": ["a", "b"]}})
+    with pytest.raises(ValueError, match="pixels says the class of each pixel, so it is no classifier of features"):
+        TransferClassifier.load(tmp_path / "pixels")
+
+
+def test_names_that_differ_after_a_point_are_different_files(tmp_path):
+    X, y = make_blobs(60, centers=2, random_state=0)
+    for name, classes in (("cats-1.0", y), ("cats-1.1", y + 2)):
+        TransferClassifier("ridge", random_state=0).fit(X, classes).save(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"cats-1.{number}.{kind}" for number in (0, 1) for kind in ("json", "safetensors")
+    }
+    for name in ("cats-1.0", "cats-1.0.json", "cats-1.0.safetensors"):
+        assert TransferClassifier.load(tmp_path / name).classes_.tolist() == [0, 1]
 
 
 def test_the_head_of_a_run_is_loaded_as_a_classifier():
